@@ -1,0 +1,395 @@
+//! The load of one key, in a task of its own: whoever waits may go away. It claims the key in L2 (so that one process
+//! of the fleet loads), looks into L3, runs the loader within the hard time-out, tells everybody, and only then fills
+//! the tiers.
+//!
+//! The claims are made *before* the loader runs: a fill shows its claim, and a tier refuses it when an invalidation
+//! came after the claim. Losing a tier anywhere on the way costs its share of the work and nothing else.
+
+use std::any::Any;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use futures_util::FutureExt;
+use rand::Rng;
+use resilience::Deadline;
+
+use crate::answer::{BoxError, CacheValue, Level, LoadCtx, Loaded};
+use crate::cache::{Cache, is};
+use crate::codec;
+use crate::core::tier_key;
+use crate::counters::Count;
+use crate::error::LoadError;
+use crate::flight::{Crashed, Flight, Landed};
+use crate::key::Key;
+use crate::l1::{AnyValue, Slot};
+use crate::ledger::{Fill, Led};
+use crate::load::millis;
+use crate::tier::{Claim, Fresh, Guarded, Stored, Ticket, TierKey};
+
+/// What is to be loaded, for whom.
+pub(crate) struct Task<V> {
+    cache: Cache<V>,
+    key: Key,
+    flight: Arc<Flight>,
+    /// Leave the tiers alone.
+    bypass: bool,
+    /// Wait while another process loads; otherwise load beside it, and leave L2 to it.
+    patient: bool,
+    /// Load although there may be a fresh value.
+    force: bool,
+    /// The expired value, for the loader and for the case that it fails, and who had it.
+    previous: Option<(Slot, Level)>,
+}
+
+impl<V: CacheValue> Task<V> {
+    /// `kept`: what the caller may fall back on. It was looked up before the load was listed; if an invalidation came
+    /// between the two, those who join the load later must not get it.
+    pub(crate) fn new(cache: Cache<V>, key: Key, led: Led, kept: &Option<(Slot, Level)>) -> Self {
+        let Led { flight, bypass, fence } = led;
+        let previous = kept.clone().filter(|(slot, _)| slot.start >= fence);
+        Self { cache, key, flight, bypass, patient: true, force: false, previous }
+    }
+
+    pub(crate) fn patient(self, patient: bool) -> Self {
+        Self { patient, ..self }
+    }
+
+    pub(crate) fn forced(self) -> Self {
+        Self { force: true, ..self }
+    }
+}
+
+/// The rights to fill, and what is to be filled.
+#[derive(Default)]
+struct Claims {
+    l2: Option<Ticket>,
+    l3: Option<Ticket>,
+}
+
+/// A value on its way into the levels above the one that had it.
+struct Brought {
+    slot: Slot,
+    level: Level,
+    body: Option<Bytes>,
+    fresh_for: Duration,
+    age: Duration,
+}
+
+/// Ends the flight when its task is dropped (runtime shut down), so that nobody waits for ever.
+struct EndOnDrop(Arc<Flight>);
+
+impl Drop for EndOnDrop {
+    fn drop(&mut self) {
+        self.0.land(Err(LoadError::Abandoned.into()));
+    }
+}
+
+pub(crate) fn launch<V, F, Fut, E>(task: Task<V>, loader: F)
+where
+    V: CacheValue,
+    F: FnOnce(LoadCtx<V>) -> Fut + Send + 'static,
+    Fut: Future<Output = Result<Loaded<V>, E>> + Send + 'static,
+    E: Into<BoxError> + 'static,
+{
+    let end = EndOnDrop(Arc::clone(&task.flight));
+    let core = Arc::clone(&task.cache.core);
+    core.tasks.spawn_on(
+        async move {
+            let _end = end;
+            task.run(loader).await;
+        },
+        &core.runtime,
+    );
+}
+
+impl<V: CacheValue> Task<V> {
+    async fn run<F, Fut, E>(mut self, loader: F)
+    where
+        F: FnOnce(LoadCtx<V>) -> Fut + Send + 'static,
+        Fut: Future<Output = Result<Loaded<V>, E>> + Send + 'static,
+        E: Into<BoxError> + 'static,
+    {
+        let deadline = Deadline::after(self.cache.region.options.hard_timeout);
+        let mut claims = Claims::default();
+        let found = if self.bypass { None } else { self.claim(&mut claims, deadline).await };
+        let outcome = match found {
+            Some(found) => Ok(found),
+            None => {
+                self.load_keeping(&claims, loader, deadline).await.and_then(|loaded| self.brought(loaded))
+            }
+        };
+        match outcome {
+            Ok(mut brought) => {
+                if let Some(ticket) = &claims.l2 {
+                    brought.slot.version = ticket.version;
+                }
+                let landed = Landed { slot: brought.slot.clone(), level: brought.level };
+                let stored = self.store(Some(&brought.slot));
+                if stored != Fill::Overtaken {
+                    self.flight.land(Ok(landed.clone()));
+                }
+                // A value from L2 needs no fill, one that an invalidation overtook must not have one.
+                if stored != Fill::Fenced && brought.level != Level::L2 {
+                    self.fill(claims, brought).await;
+                } else {
+                    self.give_back(claims).await;
+                }
+                // What L1 does not hold, those who wait must find in the tiers.
+                self.flight.land(Ok(landed));
+            }
+            Err(error) => {
+                self.cache.core.counters.count(Count::LoadError);
+                let core = &self.cache.core;
+                let good =
+                    |(slot, _): &(Slot, Level)| core.keepable(&self.cache.region, slot, core.watch.now());
+                let fallback = self.previous.take().filter(good).map(|(slot, level)| Landed { slot, level });
+                self.store(None);
+                self.flight.land(Err(Crashed { error, fallback }));
+                self.give_back(claims).await;
+            }
+        }
+    }
+
+    /// Claims the key in the tiers. `Some` when one of them turns out to have a value.
+    async fn claim(&mut self, claims: &mut Claims, deadline: Deadline) -> Option<Brought> {
+        let core = Arc::clone(&self.cache.core);
+        let region = Arc::clone(&self.cache.region);
+        if let Some(l2) = core.l2_of(&region) {
+            match self.claim_l2(l2, deadline).await {
+                Ok(ticket) => claims.l2 = ticket,
+                Err(slot) => {
+                    return Some(Brought {
+                        slot,
+                        level: Level::L2,
+                        body: None,
+                        fresh_for: Duration::ZERO,
+                        age: Duration::ZERO,
+                    });
+                }
+            }
+        }
+        let l3 = core.l3_worth(&region)?;
+        core.counters.count(Count::L3Read);
+        let asked = Instant::now();
+        let answer = l3.claim(&tier_key(&region, &self.key), self.force, deadline).await;
+        core.latency.tier(&core.counters, Level::L3, asked.elapsed());
+        match answer {
+            Ok(Claim::Found(stored)) => {
+                let slot = self.cache.decode(&stored, self.flight.start, self.flight.began)?;
+                // L2 gets what L3 had: its claim is older than this reading.
+                let Stored { body, fresh_for, age, .. } = stored;
+                Some(Brought { slot, level: Level::L3, body, fresh_for, age })
+            }
+            Ok(Claim::Granted { ticket, stale }) => {
+                claims.l3 = Some(ticket);
+                self.remember(stale, Level::L3);
+                None
+            }
+            Ok(Claim::Busy { .. }) | Err(_) => None,
+        }
+    }
+
+    /// Keeps an expired value for the loader and for the case that it fails.
+    fn remember(&mut self, stale: Option<Stored>, level: Level) {
+        if self.previous.is_none() {
+            let slot =
+                stale.and_then(|stored| self.cache.decode(&stored, self.flight.start, self.flight.began));
+            self.previous = slot.map(|slot| (slot, level));
+        }
+    }
+
+    /// The lease in L2, `None` if L2 cannot be asked; or the value that another process loaded meanwhile. While
+    /// another process loads, asks again after about as long as a load takes.
+    async fn claim_l2(&mut self, l2: &Guarded, deadline: Deadline) -> Result<Option<Ticket>, Slot> {
+        let key = tier_key(&self.cache.region, &self.key);
+        let mut pause = self.cache.region.load_cost().estimate().clamp(PAUSE.0, PAUSE.1);
+        loop {
+            match l2.claim(&key, self.force, deadline).await {
+                Ok(Claim::Found(stored)) => {
+                    match self.cache.decode(&stored, self.flight.start, self.flight.began) {
+                        Some(slot) => return Err(slot),
+                        // Bytes that are not a value of ours are overwritten.
+                        None if self.force => return Ok(None),
+                        None => self.force = true,
+                    }
+                }
+                Ok(Claim::Granted { ticket, stale }) => {
+                    self.remember(stale, Level::L2);
+                    return Ok(Some(ticket));
+                }
+                Ok(Claim::Busy { .. }) if !self.patient => return Ok(None),
+                Ok(Claim::Busy { ends_within }) => {
+                    let pause_now = pause.min(ends_within).min(deadline.remaining() / 2).max(PAUSE.0);
+                    tokio::time::sleep(pause_now).await;
+                    pause = (pause * 3 / 2).min(PAUSE.1);
+                    if deadline.is_expired() {
+                        return Ok(None);
+                    }
+                }
+                Err(_) => return Ok(None),
+            }
+        }
+    }
+
+    /// Runs the loader, and meanwhile keeps the lease in L2.
+    async fn load_keeping<F, Fut, E>(
+        &self,
+        claims: &Claims,
+        loader: F,
+        deadline: Deadline,
+    ) -> Result<Loaded<V>, LoadError>
+    where
+        F: FnOnce(LoadCtx<V>) -> Fut + Send + 'static,
+        Fut: Future<Output = Result<Loaded<V>, E>> + Send + 'static,
+        E: Into<BoxError> + 'static,
+    {
+        let previous =
+            self.previous.as_ref().filter(|(slot, _)| is::<V>(slot)).and_then(|(slot, _)| slot.value.clone());
+        let context = LoadCtx {
+            #[cfg(feature = "postgres")]
+            read_token: postgres_pool_manager::ReadToken::PRIMARY_ONLY,
+            deadline,
+            previous: previous.and_then(|value| value.downcast::<V>().ok()),
+        };
+        let began = Instant::now();
+        let load =
+            AssertUnwindSafe(
+                async move { loader(context).await.map_err(|e| LoadError::Loader(e.into().into())) },
+            );
+        let load = deadline.run(load.catch_unwind());
+        let outcome = tokio::select! {
+            outcome = load => outcome,
+            never = self.keep(claims) => match never {},
+        };
+        let core = &self.cache.core;
+        core.latency.load(&core.counters, began.elapsed());
+        match outcome {
+            Err(_) => Err(LoadError::TimedOut { after: self.cache.region.options.hard_timeout }),
+            Ok(Err(panic)) => Err(LoadError::Panicked { message: text(panic.as_ref()) }),
+            Ok(Ok(Err(error))) => Err(error),
+            Ok(Ok(Ok(loaded))) => {
+                core.counters.count(Count::LoadOk);
+                self.cache.region.load_cost().observe(began.elapsed());
+                Ok(loaded)
+            }
+        }
+    }
+
+    async fn keep(&self, claims: &Claims) -> std::convert::Infallible {
+        if let Some(ticket) = &claims.l2
+            && let Some(every) = ticket.renew_every
+            && let Some(l2) = self.cache.core.l2_of(&self.cache.region)
+        {
+            let key = tier_key(&self.cache.region, &self.key);
+            loop {
+                tokio::time::sleep(every).await;
+                if let Ok(false) = l2.renew(&key, ticket).await {
+                    break;
+                }
+            }
+        }
+        std::future::pending().await
+    }
+
+    /// The loaded value as an entry and as bytes.
+    fn brought(&self, loaded: Loaded<V>) -> Result<Brought, LoadError> {
+        let region = &self.cache.region;
+        let (value, ttl): (Option<AnyValue>, Duration) = match loaded {
+            Loaded::Value { v, expiry } => {
+                let ttl = expiry.unwrap_or(region.options.ttl);
+                crate::region::check_ttl(ttl).map_err(|e| LoadError::Loader(Arc::new(e)))?;
+                (Some(Arc::new(v)), ttl)
+            }
+            Loaded::Absent => (None, region.options.negative_ttl),
+            Loaded::NotModified => match &self.previous {
+                Some((previous, _)) => (previous.value.clone(), region.options.ttl),
+                None => return Err(LoadError::NothingToRenew),
+            },
+        };
+        let body = match value.as_deref().and_then(|value| (value as &dyn Any).downcast_ref::<V>()) {
+            Some(value) => Some(codec::encode(region, value).map_err(|e| LoadError::Loader(Arc::new(e)))?),
+            None => None,
+        };
+        let fresh_for = jittered(ttl);
+        let now = self.cache.core.watch.now();
+        let read_at = now.saturating_sub(millis(self.flight.began.elapsed()));
+        let fresh_until = now.saturating_add(millis(fresh_for));
+        let slot = Slot {
+            value,
+            start: self.flight.start,
+            version: 0,
+            read_at,
+            loaded_at: read_at,
+            fresh_until,
+            keep_until: fresh_until.saturating_add(millis(region.options.stale_for)),
+        };
+        Ok(Brought { slot, level: Level::Loader, body, fresh_for, age: self.flight.began.elapsed() })
+    }
+
+    /// Stores in L1 and takes the load off the list.
+    fn store(&self, slot: Option<&Slot>) -> Fill {
+        let core = &self.cache.core;
+        let stored = core.ledger.land(&self.key, &self.cache.region, &core.l1, &self.flight, slot.cloned());
+        if stored == Fill::Fenced {
+            core.counters.count(Count::FillFenced);
+        }
+        stored
+    }
+
+    async fn fill(&self, claims: Claims, brought: Brought) {
+        let core = &self.cache.core;
+        let region = &self.cache.region;
+        let key = tier_key(region, &self.key);
+        let age = brought.age;
+        let l2 = async {
+            if let (Some(ticket), Some(l2)) = (claims.l2, core.l2_of(region)) {
+                let keep_for = (brought.fresh_for + region.options.stale_for).min(core.config.l2_ttl);
+                let fresh_for = brought.fresh_for;
+                let fresh = Fresh { body: brought.body.clone(), fresh_for, keep_for, age };
+                let filled = l2.fill(&key, ticket, fresh).await;
+                core.counters.count(if matches!(filled, Ok(true)) {
+                    Count::L2Fill
+                } else {
+                    Count::L2FillRefused
+                });
+            }
+        };
+        let l3 = async {
+            if let (Some(ticket), Some(l3)) = (claims.l3, core.l3_worth(region))
+                && core.l3_may_fill()
+            {
+                let keep_for = brought.fresh_for + region.options.stale_for;
+                let fresh = Fresh { body: brought.body.clone(), fresh_for: brought.fresh_for, keep_for, age };
+                let filled = l3.fill(&key, ticket, fresh).await;
+                core.counters.count(if matches!(filled, Ok(true)) {
+                    Count::L3Fill
+                } else {
+                    Count::L3FillRefused
+                });
+            }
+        };
+        tokio::join!(l2, l3);
+    }
+
+    async fn give_back(&self, claims: Claims) {
+        let key: TierKey = tier_key(&self.cache.region, &self.key);
+        if let (Some(ticket), Some(l2)) = (claims.l2, self.cache.core.l2_of(&self.cache.region)) {
+            l2.release(&key, ticket).await;
+        }
+    }
+}
+
+/// Shortest and longest pause between two questions whether the process that loads is done.
+const PAUSE: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(50));
+
+/// Up to a tenth longer, so that what was stored together does not expire together.
+pub(crate) fn jittered(ttl: Duration) -> Duration {
+    ttl.mul_f64(1.0 + rand::rng().random_range(0.0..0.1))
+}
+
+fn text(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(ToString::to_string);
+    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "not text".to_owned())
+}

@@ -1,0 +1,347 @@
+//! L2 in Redis: a value key and, beside it in the same hash slot, a lease key.
+//!
+//! Who misses asks for the lease (one script); it is granted to one at a time and ends by itself, so a holder that died
+//! stops nobody for long and a living one renews it. A fill is a script that stores the value only while the lease
+//! still carries the token. An invalidation removes both keys in one script: from then on the old value cannot be
+//! read, and whoever was loading it cannot store it. A tombstone would add nothing to that, so there is none: what
+//! was loaded under an older lease is refused by the missing lease, and what is loaded under a newer one began after
+//! the invalidation.
+//!
+//! `clear` replaces a random marker: one of the region, one of everything. Each value carries the two markers that stood
+//! when its lease was given, each read brings the two that stand now in the same MGET, and only equality counts. So
+//! a marker that was evicted is a miss for its entries, never a stale value, and keys may be evicted at will.
+//!
+//! Each value carries the epoch of the server's data too; one of another epoch is a miss. The scripts that write are
+//! fenced by it (`redis-link`).
+//!
+//! Commands: MGET; in scripts TIME, GET, SET, DEL, PTTL, PEXPIRE, and INFO for the fence.
+//!
+//! Not yet: waiters in other processes ask again after about a load's time instead of being woken; MGET is not
+//! split by slot, so no cluster.
+
+mod envelope;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use parking_lot::Mutex;
+use redis_link::{Generation, Key, RedisLink, Script, Value};
+use resilience::Deadline;
+
+use self::envelope::{Header, Markers};
+use super::{Claim, EVERYTHING, Fresh, Stored, Ticket, Tier, TierError, TierKey};
+use crate::key::ESCAPED;
+
+/// See the module's text.
+#[derive(Debug)]
+pub struct RedisTier {
+    link: RedisLink,
+    scripts: Scripts,
+    lease: Duration,
+    /// Id and epoch of the generation that was last seen.
+    seen: Mutex<Option<(u64, u32)>>,
+}
+
+#[derive(Debug)]
+struct Scripts {
+    claim: Script,
+    fill: Script,
+    renew: Script,
+    release: Script,
+    put: Script,
+    invalidate: Script,
+    clear: Script,
+}
+
+/// What a lease holder knows.
+struct Lease {
+    generation: Arc<Generation>,
+    token: Bytes,
+    version: u64,
+    markers: Markers,
+}
+
+impl RedisTier {
+    /// L2 over `link`; a lease whose holder stopped renewing ends after `lease`. Call it inside a runtime.
+    #[must_use]
+    pub fn new(link: RedisLink, lease: Duration) -> Self {
+        Self { link, scripts: Scripts::new(), lease, seen: Mutex::default() }
+    }
+
+    fn generation(&self) -> Result<Arc<Generation>, TierError> {
+        self.link.current().map_err(|e| TierError::Unavailable(e.to_string()))
+    }
+
+    fn pair(&self, key: &TierKey) -> Result<(Key, Key), TierError> {
+        let name = escaped(&key.key);
+        let keys = self.link.keys();
+        let value = keys.cache_value(&key.region, &name).map_err(unnamed)?;
+        Ok((value, keys.cache_lease(&key.region, &name).map_err(unnamed)?))
+    }
+
+    fn marker(&self, region: &str) -> Result<Key, TierError> {
+        marker(&self.link, region)
+    }
+
+    fn header(&self, epoch: u32, value: &Fresh) -> Header {
+        Header::new(epoch, self.link.server_clock().now_unix_millis(), value)
+    }
+
+    fn lease_millis(&self) -> Bytes {
+        decimal(self.lease)
+    }
+}
+
+#[async_trait]
+impl Tier for RedisTier {
+    async fn read(&self, keys: &[TierKey], deadline: Deadline) -> Result<Vec<Option<Stored>>, TierError> {
+        read(&self.link, keys, deadline).await
+    }
+
+    async fn claim(&self, key: &TierKey, force: bool, deadline: Deadline) -> Result<Claim, TierError> {
+        let generation = self.generation()?;
+        let (value, lease) = self.pair(key)?;
+        let keys = [value, lease, self.marker(&key.region)?, self.marker(EVERYTHING)?];
+        let token = random(16);
+        let args = vec![
+            token.clone(),
+            Bytes::from_static(if force { b"1" } else { b"0" }),
+            random(8),
+            random(8),
+            Bytes::copy_from_slice(&generation.epoch().to_be_bytes()),
+            self.lease_millis(),
+        ];
+        let reply = generation.eval(&self.scripts.claim, &keys, args, deadline).await.map_err(failed)?;
+        let mut reply = reply.into_array().map_err(odd)?.into_iter();
+        let mut next = || reply.next().unwrap_or(Value::Nil);
+        let now = self.link.server_clock().now_unix_millis();
+        let stored = |blob: &Bytes| envelope::unchecked(blob, now);
+        let bytes = |value: Value| value.into_bytes().ok().flatten().unwrap_or_default();
+        match next().as_int().map_err(odd)? {
+            1 => {
+                // Of another format, though epoch and markers stand: handed out as it is, so that whoever fails to
+                // decode it counts it and claims again with force.
+                let blob = bytes(next());
+                let (body, fresh_for) = (Some(blob.clone()), Duration::ZERO);
+                let odd = Stored { body, fresh_for, age: Duration::ZERO, version: 0 };
+                Ok(Claim::Found(stored(&blob).unwrap_or(odd)))
+            }
+            2 => {
+                let left = next().as_int().map_err(odd)?;
+                Ok(Claim::Busy { ends_within: Duration::from_millis(left.max(1).unsigned_abs()) })
+            }
+            _ => {
+                let version = envelope::number(&next().into_bytes().map_err(odd)?.unwrap_or_default());
+                let markers = Markers::of(next(), next())
+                    .ok_or_else(|| TierError::Unavailable("odd marker".to_owned()))?;
+                let stale = stored(&bytes(next()));
+                let held = Lease { generation, token, version, markers };
+                let renew_every = Some(self.lease / 3);
+                Ok(Claim::Granted { ticket: Ticket { held: Box::new(held), version, renew_every }, stale })
+            }
+        }
+    }
+
+    async fn renew(&self, key: &TierKey, ticket: &Ticket, deadline: Deadline) -> Result<bool, TierError> {
+        let held = lease(ticket)?;
+        let (_, lease) = self.pair(key)?;
+        let args = vec![held.token.clone(), self.lease_millis()];
+        let reply =
+            held.generation.eval(&self.scripts.renew, &[lease], args, deadline).await.map_err(failed)?;
+        Ok(reply.as_int().map_err(odd)? == 1)
+    }
+
+    async fn fill(
+        &self,
+        key: &TierKey,
+        ticket: Ticket,
+        value: Fresh,
+        deadline: Deadline,
+    ) -> Result<bool, TierError> {
+        // On the generation that gave the lease: on another one it is void.
+        let held = lease(&ticket)?;
+        let (value_key, lease) = self.pair(key)?;
+        let blob = self.header(held.generation.epoch(), &value).blob(held.version, &held.markers, &value);
+        let args = vec![held.token.clone(), decimal(value.keep_for), blob];
+        let keys = [value_key, lease];
+        let reply = held.generation.eval(&self.scripts.fill, &keys, args, deadline).await.map_err(failed)?;
+        Ok(reply.as_int().map_err(odd)? == 1)
+    }
+
+    async fn release(&self, key: &TierKey, ticket: Ticket, deadline: Deadline) {
+        if let (Ok(held), Ok((_, lease))) = (lease(&ticket), self.pair(key)) {
+            // If it fails the lease ends by itself.
+            let _ = held
+                .generation
+                .eval(&self.scripts.release, &[lease], vec![held.token.clone()], deadline)
+                .await;
+        }
+    }
+
+    async fn put(&self, key: &TierKey, value: Fresh, deadline: Deadline) -> Result<u64, TierError> {
+        let generation = self.generation()?;
+        let (value_key, lease) = self.pair(key)?;
+        let keys = [value_key, lease, self.marker(&key.region)?, self.marker(EVERYTHING)?];
+        let tail = self.header(generation.epoch(), &value).tail(&value);
+        let args = vec![decimal(value.keep_for), random(8), random(8), tail];
+        let reply = generation.eval(&self.scripts.put, &keys, args, deadline).await.map_err(failed)?;
+        Ok(envelope::number(&reply.into_bytes().map_err(odd)?.unwrap_or_default()))
+    }
+
+    async fn invalidate(&self, keys: &[TierKey], deadline: Deadline) -> Result<(), TierError> {
+        let generation = self.generation()?;
+        for some in keys.chunks(64) {
+            let mut pairs = Vec::with_capacity(some.len() * 2);
+            for key in some {
+                let (value, lease) = self.pair(key)?;
+                pairs.extend([value, lease]);
+            }
+            generation.eval(&self.scripts.invalidate, &pairs, Vec::new(), deadline).await.map_err(failed)?;
+        }
+        Ok(())
+    }
+
+    async fn clear(&self, region: &str, deadline: Deadline) -> Result<(), TierError> {
+        let generation = self.generation()?;
+        let keys = [self.marker(region)?];
+        generation.eval(&self.scripts.clear, &keys, vec![random(8)], deadline).await.map_err(failed)?;
+        Ok(())
+    }
+
+    async fn renewed(&self) -> bool {
+        let mut states = self.link.watch();
+        loop {
+            if let Some(now) = self.link.generation().map(|generation| (generation.id(), generation.epoch()))
+            {
+                // What was seen outlives this call, so a change between two calls is not missed.
+                match self.seen.lock().replace(now) {
+                    Some(before) if before.0 != now.0 => return before.1 != now.1,
+                    _ => {}
+                }
+            }
+            let _ = tokio::time::timeout(Duration::from_secs(1), states.changed()).await;
+        }
+    }
+
+    async fn ping(&self, deadline: Deadline) -> Result<(), TierError> {
+        self.link.health_check(deadline).await.map(drop).map_err(failed)
+    }
+}
+
+/// One MGET: the values, the marker of everything, the marker of each region among the keys.
+async fn read(
+    link: &RedisLink,
+    keys: &[TierKey],
+    deadline: Deadline,
+) -> Result<Vec<Option<Stored>>, TierError> {
+    let generation = link.current().map_err(|e| TierError::Unavailable(e.to_string()))?;
+    let mut names = Vec::with_capacity(keys.len() + 2);
+    for key in keys {
+        names.push(link.keys().cache_value(&key.region, &escaped(&key.key)).map_err(unnamed)?);
+    }
+    names.push(marker(link, EVERYTHING)?);
+    let mut regions: Vec<&str> = Vec::new();
+    for key in keys {
+        if !regions.contains(&&*key.region) {
+            regions.push(&key.region);
+            names.push(marker(link, &key.region)?);
+        }
+    }
+    let values = generation.mget(&names, deadline).await.map_err(failed)?;
+    let now = link.server_clock().now_unix_millis();
+    let (values, markers) = values.split_at_checked(keys.len()).ok_or(TierError::TimedOut)?;
+    let (everything, markers) = markers.split_first().ok_or(TierError::TimedOut)?;
+    let accept = |(key, value): (&TierKey, &Option<Bytes>)| {
+        let at = regions.iter().position(|region| **region == *key.region)?;
+        let markers = Markers::standing(markers.get(at)?.as_ref()?, everything.as_ref()?)?;
+        envelope::accept(value.as_ref()?, &markers, generation.epoch(), now)
+    };
+    Ok(keys.iter().zip(values).map(accept).collect())
+}
+
+fn marker(link: &RedisLink, region: &str) -> Result<Key, TierError> {
+    link.keys().cache_marker("r", region).map_err(unnamed)
+}
+
+/// The escape makes no two keys one.
+fn escaped(key: &str) -> std::borrow::Cow<'_, str> {
+    if key.starts_with(ESCAPED) { format!("%{key}").into() } else { key.into() }
+}
+
+fn lease(ticket: &Ticket) -> Result<&Lease, TierError> {
+    ticket.held.downcast_ref().ok_or_else(|| TierError::Unavailable("a ticket of another tier".to_owned()))
+}
+
+fn decimal(time: Duration) -> Bytes {
+    Bytes::from(time.as_millis().max(1).to_string())
+}
+
+fn random(bytes: usize) -> Bytes {
+    let random: [u8; 16] = rand::random();
+    Bytes::copy_from_slice(&random[..bytes.min(16)])
+}
+
+fn failed(error: redis_link::Error) -> TierError {
+    match error {
+        redis_link::Error::Timeout { .. } | redis_link::Error::Unknown { .. } => TierError::TimedOut,
+        other => TierError::Unavailable(other.to_string()),
+    }
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "the error ends here")]
+fn odd(error: redis_link::UnexpectedReply) -> TierError {
+    TierError::Unavailable(error.to_string())
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "the error ends here")]
+fn unnamed(error: redis_link::InvalidName) -> TierError {
+    TierError::Unavailable(error.to_string())
+}
+
+/// Reads the markers `mr` and `ma`, and makes them where they are missing; `t` is the server's time.
+const MARKERS: &str = "\
+local t=redis.call('TIME') \
+local mr=redis.call('GET',KEYS[3]) if not mr then mr=rr redis.call('SET',KEYS[3],mr) end \
+local ma=redis.call('GET',KEYS[4]) if not ma then ma=ra redis.call('SET',KEYS[4],ma) end ";
+
+impl Scripts {
+    fn new() -> Self {
+        let claim = format!(
+            "local rr,ra=ARGV[3],ARGV[4] {MARKERS}\
+             local v=redis.call('GET',KEYS[1]) local stale=false \
+             if v and #v>=53 and string.sub(v,9,16)==mr and string.sub(v,17,24)==ma and string.sub(v,29,32)==ARGV[5] then \
+               local now=t[1]*1000+math.floor(t[2]/1000) \
+               if ARGV[2]=='0' and struct.unpack('>I8',string.sub(v,41,48))>now then return {{1,v}} end \
+               stale=v end \
+             local left=redis.call('PTTL',KEYS[2]) if left>0 then return {{2,left}} end \
+             redis.call('SET',KEYS[2],ARGV[1],'PX',ARGV[6]) \
+             return {{3,struct.pack('>I8',t[1]*1000000+t[2]),mr,ma,stale}}"
+        );
+        let put = format!(
+            "local rr,ra=ARGV[2],ARGV[3] {MARKERS}\
+             local n=struct.pack('>I8',t[1]*1000000+t[2]) \
+             redis.call('SET',KEYS[1],n..mr..ma..ARGV[4],'PX',ARGV[1]) redis.call('DEL',KEYS[2]) return n"
+        );
+        Self {
+            claim: Script::fenced("cache_claim", &claim),
+            fill: Script::fenced(
+                "cache_fill",
+                "if redis.call('GET',KEYS[2])~=ARGV[1] then return 0 end \
+                 redis.call('SET',KEYS[1],ARGV[3],'PX',ARGV[2]) redis.call('DEL',KEYS[2]) return 1",
+            ),
+            renew: Script::fenced(
+                "cache_renew",
+                "if redis.call('GET',KEYS[1])~=ARGV[1] then return 0 end return redis.call('PEXPIRE',KEYS[1],ARGV[2])",
+            ),
+            release: Script::fenced(
+                "cache_release",
+                "if redis.call('GET',KEYS[1])==ARGV[1] then return redis.call('DEL',KEYS[1]) end return 0",
+            ),
+            put: Script::fenced("cache_put", &put),
+            invalidate: Script::fenced("cache_invalidate", "return redis.call('DEL',unpack(KEYS))"),
+            clear: Script::fenced("cache_clear", "redis.call('SET',KEYS[1],ARGV[1]) return 1"),
+        }
+    }
+}

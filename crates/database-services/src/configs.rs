@@ -1,0 +1,215 @@
+//! Turns settings into the components' own configurations. Pure; nothing is opened here.
+
+use std::collections::BTreeMap;
+use std::num::NonZeroU32;
+use std::time::Duration;
+
+use access_control::Rates;
+use health_manager::Group;
+use redis_link::{Endpoint, TlsConfig, Topology};
+use secrecy::{ExposeSecret, SecretString};
+use url::Url;
+
+use crate::settings::{Settings, hosts};
+use crate::{Error, ManagerMode};
+
+mod validate;
+pub(crate) use validate::{check, problems};
+
+/// The replication group of the cache's server, and of the coordination server where it is another one.
+pub(crate) const CACHE_LINK: &str = "redis";
+pub(crate) const COORDINATION_LINK: &str = "redis-coordination";
+
+/// Longest attempt to connect to Redis.
+const ATTEMPT: Duration = Duration::from_secs(5);
+
+/// Where Postgres is, for messages.
+pub(crate) fn postgres_address(settings: &Settings) -> String {
+    if settings.database_host.starts_with('/') {
+        format!("{} ({})", settings.database_host, settings.database_port)
+    } else {
+        format!("{}:{}", settings.database_host, settings.database_port)
+    }
+}
+
+pub(crate) fn pool(mode: ManagerMode, s: &Settings) -> Result<postgres_pool_manager::Config, Error> {
+    use postgres_pool_manager::{Config, Endpoint, ReplicaEndpoint};
+    let mut replicas = Vec::new();
+    let single = s.database_replica_host.iter();
+    for item in s.database_replicas.iter().chain(single) {
+        let host = hosts::parse(item, s.database_port).map_err(|()| broken("Postgres", item))?;
+        let name = format!("{}:{}", host.host, host.port);
+        if replicas.iter().any(|known: &ReplicaEndpoint| known.name == name) {
+            continue; // Named by both settings.
+        }
+        let weight = i32::try_from(host.weight).unwrap_or(i32::MAX);
+        replicas.push(ReplicaEndpoint::new(name, postgres_url(s, &host.host, host.port)?, weight));
+    }
+    Ok(Config {
+        primary: Endpoint::new(postgres_address(s), postgres_url(s, &s.database_host, s.database_port)?),
+        replicas,
+        size: s.database_pool_size,
+        max_overflow: s.database_max_overflow,
+        min_idle: s.database_min_idle,
+        acquire_timeout: s.database_acquire_timeout,
+        statement_timeout: s.database_statement_timeout,
+        idle_timeout: s.database_idle_timeout,
+        max_lifetime: s.database_max_lifetime,
+        replica_lag_limit: s.database_replica_lag_limit,
+        schema: s.database_schema.clone(),
+        application_name: format!("database-services/{mode}"),
+        ..Config::default()
+    })
+}
+
+/// Puts the parts together again, everything percent-encoded.
+fn postgres_url(s: &Settings, host: &str, port: u16) -> Result<String, Error> {
+    let mut url = Url::parse("postgres://localhost").map_err(|e| broken("Postgres", e))?;
+    let socket = host.starts_with('/');
+    if !socket {
+        let bracketed = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
+        url.set_host(Some(&bracketed)).map_err(|e| broken("Postgres", e))?;
+    }
+    url.set_port(Some(port)).map_err(|()| broken("Postgres", port))?;
+    // Encoded beforehand: the library leaves alone what looks like an escape.
+    url.set_username(&encode(&s.database_user)).map_err(|()| broken("Postgres", "DATABASE_USER"))?;
+    let password = s.database_password.as_ref().map(|p| encode(p.expose_secret()));
+    url.set_password(password.as_deref()).map_err(|()| broken("Postgres", "DATABASE_PASSWORD"))?;
+    url.set_path(&encode(&s.database_name));
+    let mut query = url.query_pairs_mut();
+    query.append_pair("sslmode", s.postgres_ssl_mode());
+    if socket {
+        query.append_pair("host", host);
+    }
+    for (name, path) in [
+        ("sslrootcert", &s.database_ssl_ca_path),
+        ("sslcert", &s.database_ssl_cert_path),
+        ("sslkey", &s.database_ssl_key_path),
+    ] {
+        if let Some(path) = path {
+            query.append_pair(name, &path.display().to_string());
+        }
+    }
+    drop(query);
+    Ok(url.into())
+}
+
+/// Percent-encodes everything but letters, digits and `-_.~`.
+fn encode(text: &str) -> String {
+    let mut encoded = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() || b"-_.~".contains(&byte) {
+            encoded.push(char::from(byte));
+        } else {
+            encoded.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    encoded
+}
+
+/// The link of the cache; `None`: no Redis is configured.
+pub(crate) fn redis(s: &Settings) -> Result<Option<redis_link::Config>, Error> {
+    let Some(host) = &s.redis_host else { return Ok(None) };
+    let mut replicas = Vec::new();
+    for item in &s.redis_replica_host {
+        let replica = hosts::parse(item, s.redis_port).map_err(|()| broken("Redis", item))?;
+        replicas.push(Endpoint::new(replica.host, replica.port));
+    }
+    let topology = Topology::Standalone { master: Endpoint::new(host, s.redis_port), replicas };
+    Ok(Some(redis_link::Config {
+        name: CACHE_LINK.to_owned(),
+        topology,
+        username: s.redis_username.clone(),
+        password: s.redis_password.clone(),
+        database: s.redis_database,
+        tls: s.redis_use_ssl.then(|| tls(s)),
+        ..redis_common(s)
+    }))
+}
+
+/// The link of locks, journal and channels where it is another server; `None`: the cache's is used.
+pub(crate) fn coordination(s: &Settings) -> Result<Option<redis_link::Config>, Error> {
+    let Some(url) = &s.redis_coordination_url else { return Ok(None) };
+    let parts: BTreeMap<_, _> = crate::settings::url_parts_of("redis_url", url.expose_secret())
+        .map_err(|why| broken("Redis", why))?
+        .into_iter()
+        .collect();
+    let part = |key: &str| parts.get(key).filter(|text| !text.is_empty()).cloned();
+    let port = part("redis_port").and_then(|p| p.parse().ok()).unwrap_or(6379);
+    let host = part("redis_host").unwrap_or_default();
+    Ok(Some(redis_link::Config {
+        name: COORDINATION_LINK.to_owned(),
+        topology: Topology::standalone(Endpoint::new(host, port)),
+        username: part("redis_username"),
+        password: part("redis_password").map(SecretString::from),
+        database: part("redis_database").and_then(|n| n.parse().ok()).unwrap_or(0),
+        tls: (part("redis_use_ssl").as_deref() == Some("true")).then(|| tls(s)),
+        ..redis_common(s)
+    }))
+}
+
+fn redis_common(s: &Settings) -> redis_link::Config {
+    redis_link::Config {
+        namespace: s.redis_namespace.clone().unwrap_or_else(|| "dbsvc".to_owned()),
+        // The link tries for ever; short attempts make it notice sooner that a server is back.
+        connect_timeout: s.redis_connection_timeout.min(ATTEMPT),
+        command_timeout: s.redis_socket_timeout,
+        pool_size: usize::try_from(s.redis_pool_min_size).unwrap_or(usize::MAX),
+        ..redis_link::Config::default()
+    }
+}
+
+fn tls(s: &Settings) -> TlsConfig {
+    TlsConfig {
+        ca_file: s.redis_ssl_ca_path.clone(),
+        cert_file: s.redis_ssl_cert_path.clone(),
+        key_file: s.redis_ssl_key_path.clone(),
+        danger_accept_any_certificate: s.redis_ssl_verify_mode == "none",
+    }
+}
+
+pub(crate) fn cache(mode: ManagerMode, s: &Settings) -> cache_manager::Config {
+    cache_manager::Config {
+        l1_entries: l1_entries(mode, s),
+        ttl: s.cache_ttl,
+        l2_ttl: s.cache_l2_ttl,
+        l3_enabled: s.cache_l3_enabled,
+        stale_for: s.cache_stale_for,
+        disconnected_max_age: s.cache_disconnected_max_age,
+        max_value: usize::try_from(s.cache_max_value_size).unwrap_or(usize::MAX),
+        ..cache_manager::Config::default()
+    }
+}
+
+pub(crate) fn l1_entries(mode: ManagerMode, s: &Settings) -> usize {
+    usize::try_from(s.cache_l1_size.unwrap_or(mode.l1_entries())).unwrap_or(usize::MAX)
+}
+
+pub(crate) fn health(s: &Settings) -> health_manager::Config {
+    health_manager::Config {
+        period: s.health_interval,
+        timeout: s.probe_timeout(),
+        groups: BTreeMap::from([(Group::Readiness, s.health_readiness.clone())]),
+        ..health_manager::Config::default()
+    }
+}
+
+pub(crate) fn locks(s: &Settings) -> distributed_lock_manager::Config {
+    distributed_lock_manager::Config {
+        default_lease: s.lock_default_lease,
+        ..distributed_lock_manager::Config::default()
+    }
+}
+
+pub(crate) fn rates(s: &Settings) -> Rates {
+    let rate = |n| NonZeroU32::new(n).unwrap_or(NonZeroU32::MIN);
+    Rates {
+        basic: rate(s.tier_basic_rate),
+        professional: rate(s.tier_professional_rate),
+        enterprise: rate(s.tier_enterprise_rate),
+    }
+}
+
+fn broken(component: &'static str, what: impl std::fmt::Display) -> Error {
+    Error::Component { component, message: format!("{what} cannot be used") }
+}

@@ -1,0 +1,163 @@
+//! The epochs of Redis servers, kept in Postgres: one row a server group, advanced by compare-and-set.
+//!
+//! While Postgres is down a link may only come back to the very data it was on: the same replication id, an epoch
+//! key that stands, and no lower an epoch than this process was given for it. Anything else is refused, and the
+//! link stays without a generation until Postgres answers: then L1 (for `CACHE_DISCONNECTED_MAX_AGE`) and the loader
+//! serve, L2 and locks do not. That is the price of never serving an entry whose invalidation a failover lost.
+//!
+//! Not yet: a process that is on an old master while another has advanced learns of it at its next reconnect only.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use async_trait::async_trait;
+use parking_lot::Mutex;
+use postgres_pool_manager::sqlx::{self, AssertSqlSafe};
+use postgres_pool_manager::{Error, Migration, MigrationSet, PostgresPoolManager};
+use redis_link::{EpochAuthority, EpochError, EpochRequest, MAX_EPOCH};
+use resilience::Deadline;
+use std::sync::Arc;
+
+/// Time for Postgres to answer, within the link's own deadline: what is left decides without it.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// The table of epochs.
+pub(crate) const fn migrations() -> MigrationSet {
+    MigrationSet {
+        component: "database-services",
+        migrations: &[Migration {
+            version: 1,
+            name: "redis epochs",
+            sql: "CREATE TABLE {schema}.redis_epoch (
+                name text PRIMARY KEY,
+                replid text NOT NULL,
+                epoch integer NOT NULL CHECK (epoch BETWEEN 1 AND 16777215),
+                updated_at timestamptz NOT NULL DEFAULT clock_timestamp()
+            )",
+        }],
+    }
+}
+
+/// One statement, so that concurrent callers are ordered by the row's lock: $1 name, $2 replication id,
+/// $3 epoch stored in Redis (0: none), $4 whether Redis' data is not what it was.
+const ADVANCE: &str =
+    "INSERT INTO {schema}.redis_epoch AS known (name, replid, epoch) VALUES ($1, $2, $3 + 1)
+    ON CONFLICT (name) DO UPDATE SET replid = $2, updated_at = clock_timestamp(),
+        epoch = greatest(known.epoch, $3) + CASE WHEN $4 OR known.replid <> $2 THEN 1 ELSE 0 END
+    RETURNING epoch";
+
+/// What is asked; the link's request without what is not needed.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Ask<'a> {
+    pub(crate) name: &'a str,
+    pub(crate) replid: &'a str,
+    pub(crate) stored: Option<u32>,
+    pub(crate) fresh: bool,
+    pub(crate) deadline: Deadline,
+}
+
+/// [`EpochAuthority`] over the table `redis_epoch`.
+pub(crate) struct PostgresEpochs {
+    pool: ArcSwap<PostgresPoolManager>,
+    /// What this process was given, by name; one process has a handful of links.
+    known: Mutex<HashMap<String, (String, u32)>>,
+}
+
+impl std::fmt::Debug for PostgresEpochs {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("PostgresEpochs").field("known", &self.known.lock()).finish_non_exhaustive()
+    }
+}
+
+impl PostgresEpochs {
+    pub(crate) fn new(pool: PostgresPoolManager) -> Self {
+        Self { pool: ArcSwap::from_pointee(pool), known: Mutex::default() }
+    }
+
+    /// From now on asks this pool: the old one is being drained.
+    pub(crate) fn use_pool(&self, pool: PostgresPoolManager) {
+        self.pool.store(Arc::new(pool));
+    }
+
+    pub(crate) async fn ask(&self, ask: Ask<'_>) -> Result<u32, EpochError> {
+        let epoch = match self.asked_of_postgres(ask).await {
+            Ok(epoch) => epoch,
+            Err(error) if is_down(&error) => self.known_here(ask, &error)?,
+            Err(error) => return Err(EpochError(format!("the table of epochs cannot be used: {error}"))),
+        };
+        let epoch = u32::try_from(epoch).ok().filter(|epoch| (1..=MAX_EPOCH).contains(epoch));
+        let epoch = epoch.ok_or_else(|| EpochError(format!("the epochs of {} are used up", ask.name)))?;
+        self.known.lock().insert(ask.name.to_owned(), (ask.replid.to_owned(), epoch));
+        Ok(epoch)
+    }
+
+    async fn asked_of_postgres(&self, ask: Ask<'_>) -> Result<i32, Error> {
+        let pool = self.pool.load_full();
+        let deadline = ask.deadline.capped(PATIENCE);
+        let mut session = pool.write().deadline(deadline).await?;
+        let query = sqlx::query_scalar::<_, i32>(AssertSqlSafe(pool.schema().sql(ADVANCE)))
+            .bind(ask.name)
+            .bind(ask.replid)
+            .bind(i32::try_from(ask.stored.unwrap_or(0)).unwrap_or(i32::MAX - 1))
+            .bind(ask.fresh)
+            .fetch_one(&mut session);
+        match deadline.run(query).await {
+            Ok(answer) => Ok(answer?),
+            Err(_) => Err(Error::Timeout { operation: "advance the Redis epoch", after: PATIENCE }),
+        }
+    }
+
+    /// The data that this process knows, and it alone.
+    fn known_here(&self, ask: Ask<'_>, error: &Error) -> Result<i32, EpochError> {
+        let known = self.known.lock();
+        let (replid, given) =
+            known.get(ask.name).map_or(("", 0), |(replid, epoch)| (replid.as_str(), *epoch));
+        match ask.stored {
+            Some(stored) if !ask.fresh && given > 0 && replid == ask.replid && stored >= given => {
+                tracing::warn!(name = ask.name, epoch = stored, %error, "Postgres cannot confirm the Redis epoch; its data is what it was");
+                i32::try_from(stored).map_err(|_| EpochError("the stored epoch is out of range".to_owned()))
+            }
+            _ => Err(EpochError(format!(
+                "Postgres does not answer ({error}), and without it Redis data that this process does not know cannot be trusted"
+            ))),
+        }
+    }
+}
+
+/// Whether Postgres itself is out of reach, as opposed to answering with a refusal.
+fn is_down(error: &Error) -> bool {
+    match error {
+        Error::Connect { .. }
+        | Error::AcquireTimeout { .. }
+        | Error::QueueFull { .. }
+        | Error::Timeout { .. } => true,
+        Error::Closed | Error::OutcomeUnknown { .. } => true,
+        Error::Query(error) => {
+            let code = error.as_database_error().and_then(|db| db.code());
+            // 57P: shutting down, starting up. 25006, 08: no longer the primary, connection broken.
+            code.map_or_else(
+                || !matches!(error, sqlx::Error::RowNotFound | sqlx::Error::ColumnDecode { .. }),
+                |code| code.starts_with("57P") || code.starts_with("08") || code == "25006",
+            )
+        }
+        _ => false,
+    }
+}
+
+#[async_trait]
+impl EpochAuthority for PostgresEpochs {
+    async fn advance(&self, request: &EpochRequest<'_>) -> Result<u32, EpochError> {
+        self.ask(Ask {
+            name: request.name,
+            replid: request.replid,
+            stored: request.stored,
+            fresh: request.fresh,
+            deadline: request.deadline,
+        })
+        .await
+    }
+}
+
+#[cfg(test)]
+mod tests;

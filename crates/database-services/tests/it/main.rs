@@ -1,0 +1,10 @@
+//! The services on real servers: life, faults at the start, swaps under load, endings.
+
+#![expect(clippy::unwrap_used, reason = "a helper of a test fails like the test itself")]
+
+mod endings;
+mod faults;
+mod lifecycle;
+mod support;
+mod swap;
+mod without_redis;

@@ -1,0 +1,132 @@
+//! What a pool does in the background for what is idle, what operators may change, and what it tells about itself.
+//! No caller waits for any of it.
+
+use crate::{
+    conn::{Pooled, Slot},
+    core::{Limits, Put},
+    pool::Pool,
+    stats::PoolStats,
+};
+use resilience::Deadline;
+use std::{
+    sync::{Arc, atomic::Ordering::Relaxed},
+    time::Duration,
+};
+
+/// How often idle connections are looked after.
+const INTERVAL: Duration = Duration::from_millis(500);
+
+impl Pool {
+    /// Maintenance until the pool closes.
+    pub(crate) async fn keep_up(self: Arc<Self>) {
+        let mut ticks = tokio::time::interval(INTERVAL);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        while self.closing.run_until_cancelled(ticks.tick()).await.is_some() {
+            self.maintain();
+        }
+    }
+
+    /// One maintenance round: close what is too old or idle for too long, check what is idle for long or under
+    /// suspicion, keep `min_idle`.
+    fn maintain(self: &Arc<Self>) {
+        let now = self.clock.now();
+        let (idle, overflow) = (self.config.idle_timeout, self.config.overflow_idle_timeout);
+        let closing = self.core().reap(|conn, over, spare| {
+            let age = now.saturating_since(conn.idle_since);
+            conn.expires <= now || (over && age > overflow) || (spare > 0 && age > idle)
+        });
+        self.close_politely(closing);
+        let due = |conn: &Pooled| {
+            let interval = self.config.keepalive.mul_f64(conn.keepalive_jitter);
+            conn.alarm != self.alarm() || now.saturating_since(conn.idle_since) > interval
+        };
+        // All of them before the first check: one that is back already must not be found again.
+        let conns: Vec<_> = std::iter::from_fn(|| self.core().borrow_if(due)).collect();
+        for conn in conns {
+            let (mut lease, pool) = (self.lend(conn), Arc::clone(self));
+            self.spawn(async move {
+                pool.check(&mut lease, Deadline::never()).await;
+            });
+        }
+        self.report_leaks();
+        self.connect_as_wished();
+    }
+
+    fn report_leaks(&self) {
+        let Some(threshold) = self.config.leak_threshold else { return };
+        let (now, host) = (self.clock.now(), &self.name);
+        for slot in self.slots().iter() {
+            if let Some((held, taken_at)) = slot.held(now)
+                && held > threshold
+                && slot.report()
+            {
+                let held_ms = held.as_millis() as u64;
+                tracing::warn!(%host, held_ms, %taken_at, "a session is held beyond the leak threshold");
+            }
+        }
+    }
+
+    /// With the protocol's farewell, in the background.
+    pub(crate) fn close_politely(&self, conns: Vec<Pooled>) {
+        if !conns.is_empty() {
+            self.spawn(async move {
+                for conn in conns {
+                    // A server that does not take the farewell is left without.
+                    let _ =
+                        tokio::time::timeout(Duration::from_secs(1), sqlx::Connection::close(conn.pg)).await;
+                }
+            });
+        }
+    }
+
+    pub(crate) fn resize(self: &Arc<Self>, size: u32, overflow: u32) {
+        let surplus = {
+            let mut core = self.core();
+            // As configured, not as an earlier shrink left it.
+            let min_idle = self.config.min_idle.min(size);
+            let limits = Limits { size, overflow, min_idle, ..core.limits() };
+            core.resize(limits)
+        };
+        self.close_politely(surplus);
+        self.connect_as_wished();
+    }
+
+    pub(crate) fn suspend(&self) {
+        self.core().suspend();
+    }
+
+    pub(crate) fn resume(self: &Arc<Self>) {
+        let served = self.core().resume();
+        for (waiter, conn) in served {
+            self.settle(Put::Hand(waiter, conn));
+        }
+        self.connect_as_wished();
+    }
+
+    pub(crate) fn stats(&self) -> PoolStats {
+        let (counts, limits) = {
+            let core = self.core();
+            (core.counts(), core.limits())
+        };
+        let (now, threshold) = (self.clock.now(), self.config.leak_threshold.unwrap_or(Duration::MAX));
+        let leaked = |slot: &&Arc<Slot>| slot.held(now).is_some_and(|(held, _)| held > threshold);
+        PoolStats {
+            active_connections: counts.in_use,
+            idle: counts.idle,
+            pool_size: limits.size,
+            overflow: limits.overflow,
+            utilization: f64::from(counts.in_use) / f64::from(limits.max().max(1)),
+            connection_queue_size: counts.waiting,
+            connecting: counts.connecting,
+            overflow_in_use: (counts.in_use + counts.idle).saturating_sub(limits.size),
+            max_connections: limits.max(),
+            acquired_total: counts.acquired,
+            acquire_timeouts_total: self.counters.timeouts.load(Relaxed),
+            opened_total: self.counters.opened.load(Relaxed),
+            discarded_total: self.counters.discarded.load(Relaxed),
+            connection_errors_total: self.counters.errors.load(Relaxed),
+            leaks: self.slots().iter().filter(leaked).count() as u32,
+            hosts: Vec::new(),
+        }
+    }
+}

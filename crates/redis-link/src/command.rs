@@ -1,0 +1,125 @@
+//! One command and its arguments. It knows no Redis command in particular.
+
+use crate::{Channel, Key};
+use bytes::Bytes;
+use fred::types::Value as FredValue;
+
+/// A command to be sent with [`Generation::call`](crate::Generation::call).
+///
+/// ```
+/// use redis_link::Command;
+/// let command = Command::new("SET").arg("key").arg("value").arg("PX").arg(1500);
+/// assert_eq!(command.name(), "SET");
+/// ```
+#[derive(Clone, Debug)]
+#[must_use = "a command does nothing until it is sent"]
+pub struct Command {
+    name: &'static str,
+    pub(crate) arguments: Vec<FredValue>,
+    size: usize,
+}
+
+impl Command {
+    /// A command without arguments. A subcommand may stand in the name: `"XINFO STREAM"`.
+    pub const fn new(name: &'static str) -> Self {
+        Self { name, arguments: Vec::new(), size: 0 }
+    }
+
+    /// With one more argument.
+    pub fn arg(mut self, argument: impl Argument) -> Self {
+        self.push(argument.into_bytes());
+        self
+    }
+
+    /// With more arguments of one kind.
+    pub fn args<A: Argument>(mut self, arguments: impl IntoIterator<Item = A>) -> Self {
+        arguments.into_iter().for_each(|argument| self.push(argument.into_bytes()));
+        self
+    }
+
+    /// The command's name, as given.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        self.name
+    }
+
+    /// Bytes of all arguments.
+    #[must_use]
+    pub const fn size(&self) -> usize {
+        self.size
+    }
+
+    pub(crate) fn with_capacity(name: &'static str, arguments: usize) -> Self {
+        Self { name, arguments: Vec::with_capacity(arguments), size: 0 }
+    }
+
+    pub(crate) fn push(&mut self, argument: Bytes) {
+        self.size += argument.len();
+        self.arguments.push(FredValue::Bytes(argument));
+    }
+}
+
+/// What can be an argument of a command.
+pub trait Argument {
+    /// The bytes that are sent; numbers in decimal.
+    fn into_bytes(self) -> Bytes;
+}
+
+impl Argument for Bytes {
+    fn into_bytes(self) -> Bytes {
+        self
+    }
+}
+
+impl Argument for &Bytes {
+    fn into_bytes(self) -> Bytes {
+        self.clone()
+    }
+}
+
+impl Argument for Vec<u8> {
+    fn into_bytes(self) -> Bytes {
+        Bytes::from(self)
+    }
+}
+
+impl Argument for &[u8] {
+    fn into_bytes(self) -> Bytes {
+        Bytes::copy_from_slice(self)
+    }
+}
+
+impl Argument for String {
+    fn into_bytes(self) -> Bytes {
+        Bytes::from(self)
+    }
+}
+
+impl Argument for &str {
+    fn into_bytes(self) -> Bytes {
+        Bytes::copy_from_slice(self.as_bytes())
+    }
+}
+
+impl Argument for &Key {
+    fn into_bytes(self) -> Bytes {
+        self.as_bytes().clone()
+    }
+}
+
+impl Argument for &Channel {
+    fn into_bytes(self) -> Bytes {
+        self.as_bytes().clone()
+    }
+}
+
+macro_rules! numbers {
+    ($($number:ty),*) => {$(
+        impl Argument for $number {
+            fn into_bytes(self) -> Bytes {
+                Bytes::from(self.to_string())
+            }
+        }
+    )*};
+}
+numbers!(i32, u32, i64, u64, usize);

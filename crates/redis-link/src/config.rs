@@ -1,0 +1,246 @@
+//! The settings of a link, each with its default and the reason for it. Reading them from files or the environment
+//! is the composition root's job.
+
+use crate::{EpochAuthority, Error, RedisLink};
+use resilience::BackoffConfig;
+use secrecy::SecretString;
+use serde::Deserialize;
+use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
+
+/// Where a server listens.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Endpoint {
+    /// Host name or address.
+    pub host: String,
+    /// TCP port.
+    pub port: u16,
+}
+
+impl Endpoint {
+    /// Host and port.
+    pub fn new(host: impl Into<String>, port: u16) -> Self {
+        Self { host: host.into(), port }
+    }
+}
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.host, self.port)
+    }
+}
+
+/// How the servers are laid out.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+#[non_exhaustive]
+pub enum Topology {
+    /// One master at a known address, with replicas that are watched for the status only.
+    Standalone {
+        /// The master; an address that moves on failover is fine.
+        master: Endpoint,
+        /// Its replicas.
+        #[serde(default)]
+        replicas: Vec<Endpoint>,
+    },
+}
+
+impl Topology {
+    /// A master without replicas.
+    #[must_use]
+    pub const fn standalone(master: Endpoint) -> Self {
+        Self::Standalone { master, replicas: Vec::new() }
+    }
+
+    pub(crate) const fn master(&self) -> &Endpoint {
+        match self {
+            Self::Standalone { master, .. } => master,
+        }
+    }
+
+    pub(crate) fn replicas(&self) -> &[Endpoint] {
+        match self {
+            Self::Standalone { replicas, .. } => replicas,
+        }
+    }
+}
+
+/// TLS by rustls with ring; no process-wide provider is touched.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TlsConfig {
+    /// PEM file of the authorities to trust. Default: those of the operating system.
+    pub ca_file: Option<PathBuf>,
+    /// PEM file of our certificate chain, for servers that ask for one. Needs `key_file`.
+    pub cert_file: Option<PathBuf>,
+    /// PEM file of our private key. Needs `cert_file`.
+    pub key_file: Option<PathBuf>,
+    /// Accepts any certificate. For development only. Default: off.
+    pub danger_accept_any_certificate: bool,
+}
+
+/// The settings of one link.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Names the server group towards the [`EpochAuthority`]. Default `redis`. Links to different servers that share
+    /// an authority need different names.
+    pub name: String,
+    /// Where the servers are. Default: a master on 127.0.0.1:6379.
+    pub topology: Topology,
+    /// ACL user. Default: the server's `default` user.
+    pub username: Option<String>,
+    /// Password. Default: none.
+    pub password: Option<SecretString>,
+    /// Database to select. Default 0. Pub/sub ignores it, hence the namespace.
+    pub database: u8,
+    /// TLS. Default: off.
+    pub tls: Option<TlsConfig>,
+    /// Prefix of every key and channel, 1–64 of `A–Z a–z 0–9 _ - .`. Default `dbsvc`.
+    pub namespace: String,
+    /// For one attempt to open a generation, from TCP to the claimed epoch. Default 5 s.
+    pub connect_timeout: Duration,
+    /// No command waits longer, whatever its deadline. Default 5 s.
+    pub command_timeout: Duration,
+    /// Blocking commands get this beyond the time that they may block. Default 1 s.
+    pub blocking_margin: Duration,
+    /// Connections of a generation, 1–64. Default 2: one already carries all that a Redis thread answers, the second
+    /// keeps large values from delaying the rest.
+    pub pool_size: usize,
+    /// Calls under way per generation; more wait for their turn until their deadline. Default 50,000.
+    pub max_in_flight: usize,
+    /// Commands queued for one connection, also those whose caller has gone. Beyond it: [`Error::Overloaded`], and the
+    /// next generation. Default 100,000.
+    pub max_queued: usize,
+    /// Bytes of one command's arguments. Default 64 MiB.
+    pub max_request: usize,
+    /// Every connection is asked for a sign of life so often, the first also for role, replication id and epoch key.
+    /// Default 1 s.
+    pub probe_interval: Duration,
+    /// A connection that owes the sign of life, and answers nothing else for so long, is dead, and its generation with
+    /// it. Default 3 s: longer than a slow script should take, short enough to leave a black hole quickly.
+    pub probe_timeout: Duration,
+    /// Waits between attempts to open a generation. Default 50 ms doubling to 1 s, half of it random.
+    pub reconnect: BackoffConfig,
+    /// The server's clock is read so often. Default 1 minute.
+    pub clock_interval: Duration,
+    /// Replicas are looked at so often, on a connection made for it. Default 5 s.
+    pub replica_interval: Duration,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            name: "redis".to_owned(),
+            topology: Topology::standalone(Endpoint::new("127.0.0.1", 6379)),
+            username: None,
+            password: None,
+            database: 0,
+            tls: None,
+            namespace: "dbsvc".to_owned(),
+            connect_timeout: Duration::from_secs(5),
+            command_timeout: Duration::from_secs(5),
+            blocking_margin: Duration::from_secs(1),
+            pool_size: 2,
+            max_in_flight: 50_000,
+            max_queued: 100_000,
+            max_request: 64 << 20,
+            probe_interval: Duration::from_secs(1),
+            probe_timeout: Duration::from_secs(3),
+            reconnect: BackoffConfig::default(),
+            clock_interval: Duration::from_secs(60),
+            replica_interval: Duration::from_secs(5),
+        }
+    }
+}
+
+/// One thing that is wrong with the settings.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{setting}: {message}")]
+#[non_exhaustive]
+pub struct Problem {
+    /// The field of [`Config`].
+    pub setting: &'static str,
+    /// What is wrong and what is allowed.
+    pub message: String,
+}
+
+/// What a link needs from outside.
+#[derive(Clone, Debug)]
+pub struct Deps {
+    /// Keeps the epochs.
+    pub epochs: Arc<dyn EpochAuthority>,
+}
+
+impl Config {
+    /// Checks every rule.
+    ///
+    /// # Errors
+    /// All problems at once.
+    pub fn validate(&self) -> Result<(), Vec<Problem>> {
+        let mut problems = Vec::new();
+        let mut check = |ok: bool, setting: &'static str, message: &str| {
+            if !ok {
+                problems.push(Problem { setting, message: message.to_owned() });
+            }
+        };
+        let named = |text: &str| {
+            let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');
+            (1..=64).contains(&text.len()) && text.chars().all(allowed)
+        };
+        check(named(&self.name), "name", "must be 1 to 64 of A-Z a-z 0-9 _ - .");
+        check(named(&self.namespace), "namespace", "must be 1 to 64 of A-Z a-z 0-9 _ - .");
+        let endpoints = std::iter::once(self.topology.master()).chain(self.topology.replicas());
+        for endpoint in endpoints {
+            check(
+                !endpoint.host.is_empty() && endpoint.port != 0,
+                "topology",
+                "a server needs a host and a port",
+            );
+        }
+        check(self.username.is_none() || self.password.is_some(), "username", "needs a password");
+        if let Some(tls) = &self.tls {
+            check(
+                tls.cert_file.is_some() == tls.key_file.is_some(),
+                "tls",
+                "cert_file and key_file go together",
+            );
+        }
+        check((1..=64).contains(&self.pool_size), "pool_size", "must be 1 to 64");
+        check((1..=1_000_000).contains(&self.max_in_flight), "max_in_flight", "must be 1 to 1,000,000");
+        check((1..=10_000_000).contains(&self.max_queued), "max_queued", "must be 1 to 10,000,000");
+        check((1..=512 << 20).contains(&self.max_request), "max_request", "must be 1 byte to 512 MiB");
+        let millisecond = Duration::from_millis(1);
+        let hour = Duration::from_secs(3600);
+        for (setting, value) in [
+            ("connect_timeout", self.connect_timeout),
+            ("command_timeout", self.command_timeout),
+            ("blocking_margin", self.blocking_margin),
+            ("probe_interval", self.probe_interval),
+            ("probe_timeout", self.probe_timeout),
+            ("clock_interval", self.clock_interval),
+            ("replica_interval", self.replica_interval),
+        ] {
+            check((millisecond..=hour).contains(&value), setting, "must be 1 ms to 1 h");
+        }
+        check(self.reconnect.max <= Duration::from_secs(1), "reconnect", "max must be at most 1 s");
+        check(self.reconnect.base >= millisecond, "reconnect", "base must be at least 1 ms");
+        if problems.is_empty() { Ok(()) } else { Err(problems) }
+    }
+
+    /// Starts the link: makes a first attempt within [`connect_timeout`](Self::connect_timeout), then keeps a
+    /// generation open in the background, on the current runtime.
+    ///
+    /// An unreachable or still loading server is no error: the link comes back disconnected and keeps trying.
+    /// Cancel safe: dropped early, nothing stays behind.
+    ///
+    /// # Errors
+    /// What time will not mend: wrong settings, credentials, rights, TLS, role or version.
+    pub async fn connect(self, deps: Deps) -> Result<RedisLink, Error> {
+        self.validate().map_err(Error::Config)?;
+        RedisLink::start(self, deps).await
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,144 @@
+//! A connection for commands that block, such as `XREAD BLOCK`. It has one user and no queue; it dies with its generation.
+
+use crate::{
+    Command, Error, Generation, Value,
+    generation::Death,
+    wire::{Driver, Failure, Wire, reply_error, unavailable},
+};
+use resilience::Deadline;
+use std::{sync::Arc, time::Duration};
+use tokio::time::Instant;
+
+/// One connection of its own, made by [`Generation::dedicated`]. Dropping it closes it.
+#[derive(Debug)]
+pub struct Dedicated {
+    wire: Wire,
+    generation: Arc<Generation>,
+    /// Its own end; the generation's counts as well.
+    death: Death,
+    driver: Driver,
+}
+
+impl Dedicated {
+    pub(crate) async fn open(generation: Arc<Generation>, deadline: Deadline) -> Result<Self, Error> {
+        let started = Instant::now();
+        let opener = generation.opener();
+        let endpoint = opener.config.topology.master();
+        let connect = async {
+            let (wire, driver) = opener.open(endpoint).await?;
+            let info = wire.info(endpoint).await?;
+            if info.run_id != generation.run_id() || info.replid != generation.replid() {
+                return Err(unavailable(&format!("{endpoint} leads to another server now")));
+            }
+            Ok((wire, driver))
+        };
+        let bounded = deadline.capped(opener.config.connect_timeout).run(Box::pin(connect));
+        let opened = tokio::select! {
+            biased;
+            () = generation.died() => return Err(generation.unavailable()),
+            opened = bounded => opened,
+        };
+        let late = |_| Error::Timeout { operation: "connecting", after: started.elapsed(), sent: false };
+        let (wire, driver) = opened.map_err(late)??;
+        Ok(Self { wire, generation, death: Death::default(), driver })
+    }
+
+    /// The generation that it belongs to.
+    #[must_use]
+    pub const fn generation(&self) -> &Arc<Generation> {
+        &self.generation
+    }
+
+    /// Whether calls can still be made: neither it nor its generation is dead, and no call on it timed out.
+    #[must_use]
+    pub fn is_alive(&self) -> bool {
+        self.generation.is_alive() && !self.death.is_dead() && !self.driver.is_finished()
+    }
+
+    /// A command that does not block. A time-out ends the connection, as what follows would wait behind the answer.
+    ///
+    /// Cancel safe; a call that is dropped ends the connection, too.
+    ///
+    /// # Errors
+    /// As [`Generation::call`].
+    pub async fn call(&self, command: Command, deadline: Deadline) -> Result<Value, Error> {
+        let limit = self.generation.opener().config.command_timeout;
+        self.exchange(command, deadline.capped(limit)).await
+    }
+
+    /// A command that blocks for up to `block`, which has to stand in its arguments: it gets `block` and
+    /// [`Config::blocking_margin`](crate::Config::blocking_margin) on top. Else as [`call`](Self::call).
+    ///
+    /// # Errors
+    /// As [`Generation::call`].
+    pub async fn call_blocking(
+        &self,
+        command: Command,
+        block: Duration,
+        deadline: Deadline,
+    ) -> Result<Value, Error> {
+        let margin = self.generation.opener().config.blocking_margin;
+        self.exchange(command, deadline.capped(block.saturating_add(margin))).await
+    }
+
+    async fn exchange(&self, command: Command, deadline: Deadline) -> Result<Value, Error> {
+        let operation = command.name();
+        let limit = self.generation.opener().config.max_request;
+        if command.size() > limit {
+            return Err(Error::TooLarge { operation, size: command.size(), limit });
+        }
+        if !self.is_alive() {
+            return Err(self.unavailable());
+        }
+        if deadline.is_expired() {
+            return Err(Error::Timeout { operation, after: Duration::ZERO, sent: false });
+        }
+        let started = Instant::now();
+        // Disarmed by an answer: whatever else happens, the connection is out of step.
+        let guard = OutOfStep(&self.death);
+        let raced = async {
+            tokio::select! {
+                biased;
+                outcome = self.wire.exchange(operation, command.arguments) => outcome,
+                () = self.generation.died() => Err(Failure::Lost(self.generation.death().cause().0)),
+            }
+        };
+        match deadline.run(raced).await {
+            Ok(Ok(value)) => {
+                guard.disarm();
+                Ok(value)
+            }
+            Ok(Err(Failure::Reply(message))) => {
+                guard.disarm();
+                if message.starts_with("EPOCH") {
+                    self.generation.end(&message);
+                    return Err(Error::Epoch { epoch: self.generation.epoch() });
+                }
+                Err(reply_error(operation, &message))
+            }
+            Ok(Err(failure)) => Err(failure.into_error(operation)),
+            Err(_) => Err(Error::Timeout { operation, after: started.elapsed(), sent: true }),
+        }
+    }
+
+    fn unavailable(&self) -> Error {
+        if self.generation.is_alive() {
+            return unavailable("the connection of its own is over");
+        }
+        self.generation.unavailable()
+    }
+}
+
+struct OutOfStep<'a>(&'a Death);
+
+impl OutOfStep<'_> {
+    fn disarm(self) {
+        std::mem::forget(self);
+    }
+}
+
+impl Drop for OutOfStep<'_> {
+    fn drop(&mut self) {
+        self.0.kill("a call on it got no answer");
+    }
+}

@@ -338,17 +338,19 @@ impl<V: CacheValue> Cache<V> {
         let stored = self.put_tiers(key, body, fresh_for).await;
         let now = core.watch.now();
         let fresh_until = now.saturating_add(millis(fresh_for));
+        // Where somebody else won, the tiers have his value and L1 asks them.
+        let won = !matches!(stored, Ok(None));
         let slot = Slot {
             value,
             start: fenced.at,
-            version: *stored.as_ref().unwrap_or(&0),
+            version: stored.as_ref().map_or(0, |version| version.unwrap_or(0)),
             read_at: now,
             loaded_at: now,
             fresh_until,
             keep_until: fresh_until.saturating_add(millis(region.options.stale_for)),
         };
         // The second fence is part of it.
-        core.ledger.publish(key, region, &core.l1, fenced.at, slot);
+        core.ledger.publish(key, region, &core.l1, fenced.at, won.then_some(slot));
         for (key, first) in delivery.keys.drain(..) {
             core.settle(&key, first, stored.is_ok());
         }
@@ -358,24 +360,43 @@ impl<V: CacheValue> Cache<V> {
         }
     }
 
-    /// The lowest shared level that the region has holds the value, L3 beside L2 only learns that its own is void:
+    /// The first shared level that the region has holds the value, L3 beside L2 only learns that its own is void:
     /// two processes that set one key at once then cannot leave two levels with different winners.
-    async fn put_tiers(&self, key: &Key, body: Option<Bytes>, fresh_for: Duration) -> Result<u64, Failed> {
+    /// Returns the value's order among others, `None` if another change of the key came after it.
+    async fn put_tiers(
+        &self,
+        key: &Key,
+        body: Option<Bytes>,
+        fresh_for: Duration,
+    ) -> Result<Option<u64>, Failed> {
         let (core, region) = (&*self.core, &*self.region);
         let deadline = Deadline::after(core.config.invalidate_timeout);
         let tier_key = tier_key(region, key);
-        let keep_for = fresh_for + region.options.stale_for;
-        let fresh = |keep_for| Fresh { body: body.clone(), fresh_for, keep_for, age: Duration::ZERO };
-        let mut version = 0;
-        match (core.l3_of(region), core.l2_of(region)) {
-            (Some(l3), Some(_)) => l3.invalidate(std::slice::from_ref(&tier_key), deadline).await,
-            (Some(l3), None) => l3.put(&tier_key, fresh(keep_for), deadline).await.map(drop),
-            (None, _) => Ok(()),
-        }
-        .map_err(|e| Failed::new("l3", e))?;
-        if let Some(l2) = core.l2_of(region) {
-            let value = fresh(keep_for.min(core.config.l2_ttl));
-            version = l2.put(&tier_key, value, deadline).await.map_err(|e| Failed::new("l2", e))?;
+        let mut keep_for = fresh_for + region.options.stale_for;
+        let holder = match (core.l2_of(region), core.l3_of(region)) {
+            (Some(l2), l3) => {
+                if let Some(l3) = l3 {
+                    let keys = std::slice::from_ref(&tier_key);
+                    l3.invalidate(keys, deadline).await.map_err(|e| Failed::new("l3", e))?;
+                }
+                keep_for = keep_for.min(core.config.l2_ttl);
+                Some((l2, "l2"))
+            }
+            (None, l3) => l3.map(|l3| (l3, "l3")),
+        };
+        let mut version = Some(0);
+        if let Some((tier, step)) = holder {
+            match tier.seize(&tier_key, deadline).await {
+                Ok(ticket) => {
+                    let order = ticket.version;
+                    let value = Fresh { body, fresh_for, keep_for, age: Duration::ZERO };
+                    let put = tier.put(&tier_key, ticket, value, deadline).await;
+                    version = put.map_err(|e| Failed::new(step, e))?.then_some(order);
+                }
+                // It holds nothing, and nothing will be read from it.
+                Err(TierError::Missing(_)) => {}
+                Err(error) => return Err(Failed::new(step, error)),
+            }
         }
         let notice = Notice::Keys(region.name.to_string(), vec![key.text.to_string()]);
         core.announce(&notice, deadline).await.map(|()| version)

@@ -336,8 +336,8 @@ impl Ledger {
     }
 
     /// Stores a value that was set, as the newest, if no other invalidation of the key has come since `own`.
-    /// Otherwise L1 stays empty and the tiers say which one won. A fence for all that began meanwhile.
-    pub(crate) fn publish(&self, key: &Key, region: &Region, l1: &L1, own: u64, mut slot: Slot) {
+    /// Otherwise, or without a value, L1 stays empty and the tiers say which one won. A fence for all that began meanwhile.
+    pub(crate) fn publish(&self, key: &Key, region: &Region, l1: &L1, own: u64, slot: Option<Slot>) {
         let mut stripe = self.stripe(key);
         let alone = stripe.pending.get(key).is_none_or(|pending| pending.calls <= 1)
             && stripe.fences.get(key).is_none_or(|fence| fence.at <= own)
@@ -346,9 +346,8 @@ impl Ledger {
         self.note(&mut stripe, key, region, at);
         l1.remove(key);
         stripe.flights.remove(key);
-        if alone && !region.options.skip_l1 {
-            slot.start = at;
-            l1.insert(key.clone(), slot);
+        if let Some(slot) = slot.filter(|_| alone && !region.options.skip_l1) {
+            l1.insert(key.clone(), Slot { start: at, ..slot });
         }
     }
 

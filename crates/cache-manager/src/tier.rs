@@ -156,11 +156,27 @@ pub trait Tier: Debug + Send + Sync + 'static {
     /// Gives a claim back unused.
     async fn release(&self, key: &TierKey, ticket: Ticket, deadline: Deadline);
 
-    /// Stores a value as the newest, whatever was there, and voids all claims. Returns its order among others.
+    /// Begins to set a value: asks for the right to [`put`](Self::put) it, whoever else has a claim.
+    ///
+    /// In two steps, because a request may arrive long after its sender was told that it failed: one that simply stored
+    /// its value would undo what others have invalidated by then.
+    ///
+    /// # Errors
+    /// When the tier cannot tell.
+    async fn seize(&self, key: &TierKey, deadline: Deadline) -> Result<Ticket, TierError>;
+
+    /// Stores a value as the newest and voids what others claimed before; `false` when an invalidation, or somebody else
+    /// who sets the key, came after the ticket was given.
     ///
     /// # Errors
     /// When it is not known to be stored.
-    async fn put(&self, key: &TierKey, value: Fresh, deadline: Deadline) -> Result<u64, TierError>;
+    async fn put(
+        &self,
+        key: &TierKey,
+        ticket: Ticket,
+        value: Fresh,
+        deadline: Deadline,
+    ) -> Result<bool, TierError>;
 
     /// Removes the values and voids all claims. When this returns, no value loaded before it was called can be read.
     ///

@@ -171,7 +171,7 @@ impl Model {
                 // What was set counts from now on, unless something came between.
                 let value = if self.truth[n] == truth { truth + 1 } else { 0 };
                 self.truth[n] += 1;
-                self.ledger.publish(&key(n), &self.region, &self.l1, own, slot(own, value));
+                self.ledger.publish(&key(n), &self.region, &self.l1, own, Some(slot(own, value)));
                 self.settle(n, own, delivered);
             }
             Step::Redeliver(delivered) => {
@@ -273,12 +273,12 @@ fn of_two_sets_at_once_neither_stays_in_l1_but_the_last_alone_does() {
     let seen = || l1.look(KeyRef { region: 0, text: &key.text }).map(|slot| version(&slot));
     let (one, two) = (ledger.fence(&key, region, l1, true), ledger.fence(&key, region, l1, true));
     for (fenced, value) in [(two, 2), (one, 1)] {
-        ledger.publish(&key, region, l1, fenced.at, slot(fenced.at, value));
+        ledger.publish(&key, region, l1, fenced.at, Some(slot(fenced.at, value)));
         ledger.settle(&key, fenced.at, true);
         assert_eq!(seen(), None, "which of them won is known to the tiers alone");
     }
     let alone = ledger.fence(&key, region, l1, true);
-    ledger.publish(&key, region, l1, alone.at, slot(alone.at, 3));
+    ledger.publish(&key, region, l1, alone.at, Some(slot(alone.at, 3)));
     ledger.settle(&key, alone.at, true);
     assert_eq!(seen(), Some(3));
     assert_eq!(ledger.pending(), 0);

@@ -163,13 +163,20 @@ impl Guarded {
 
     /// Writes that must get through do not ask the breaker: their number is small, and waiting out an open breaker
     /// would delay what other processes have to learn.
+    pub(crate) async fn seize(&self, key: &TierKey, deadline: Deadline) -> Result<Ticket, TierError> {
+        deadline.run(self.guard.tier.seize(key, deadline)).await.unwrap_or(Err(TierError::TimedOut))
+    }
+
+    /// As [`seize`](Self::seize).
     pub(crate) async fn put(
         &self,
         key: &TierKey,
+        ticket: Ticket,
         value: Fresh,
         deadline: Deadline,
-    ) -> Result<u64, TierError> {
-        deadline.run(self.guard.tier.put(key, value, deadline)).await.unwrap_or(Err(TierError::TimedOut))
+    ) -> Result<bool, TierError> {
+        let put = self.guard.tier.put(key, ticket, value, deadline);
+        deadline.run(put).await.unwrap_or(Err(TierError::TimedOut))
     }
 
     pub(crate) async fn invalidate(&self, keys: &[TierKey], deadline: Deadline) -> Result<(), TierError> {

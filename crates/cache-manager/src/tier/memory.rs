@@ -57,9 +57,10 @@ impl Content {
         self.values.get(key).and_then(Held::stored)
     }
 
-    fn next(&mut self) -> u64 {
+    fn lease(&mut self, key: &TierKey) -> Ticket {
         self.counter += 1;
-        self.counter
+        self.leases.insert(key.clone(), (self.counter, Instant::now()));
+        Ticket { held: Box::new(self.counter), version: self.counter, renew_every: Some(LEASE / 3) }
     }
 }
 
@@ -108,10 +109,7 @@ impl Tier for MemoryTier {
         {
             return Ok(Claim::Busy { ends_within: LEASE - at.elapsed() });
         }
-        let token = content.next();
-        content.leases.insert(key.clone(), (token, Instant::now()));
-        let ticket = Ticket { held: Box::new(token), version: token, renew_every: Some(LEASE / 3) };
-        Ok(Claim::Granted { ticket, stale })
+        Ok(Claim::Granted { ticket: content.lease(key), stale })
     }
 
     async fn renew(&self, key: &TierKey, ticket: &Ticket, _: Deadline) -> Result<bool, TierError> {
@@ -150,12 +148,20 @@ impl Tier for MemoryTier {
         }
     }
 
-    async fn put(&self, key: &TierKey, value: Fresh, _: Deadline) -> Result<u64, TierError> {
+    async fn seize(&self, key: &TierKey, _: Deadline) -> Result<Ticket, TierError> {
         let mut content = self.content()?;
-        content.leases.remove(key);
-        let version = content.next();
-        content.values.insert(key.clone(), Held { value, at: Instant::now(), version });
-        Ok(version)
+        content.values.remove(key);
+        Ok(content.lease(key))
+    }
+
+    async fn put(
+        &self,
+        key: &TierKey,
+        ticket: Ticket,
+        value: Fresh,
+        deadline: Deadline,
+    ) -> Result<bool, TierError> {
+        self.fill(key, ticket, value, deadline).await
     }
 
     async fn invalidate(&self, keys: &[TierKey], _: Deadline) -> Result<(), TierError> {

@@ -156,6 +156,31 @@ impl PostgresTier {
         }
     }
 
+    async fn store(
+        &self,
+        sql: &str,
+        key: &TierKey,
+        ticket: &Ticket,
+        value: &Fresh,
+    ) -> Result<bool, TierError> {
+        let Some(claimed) = ticket.held.downcast_ref::<Claimed>() else { return Ok(false) };
+        if claimed.began.elapsed() > self.longest_load {
+            return Ok(false);
+        }
+        let until = claimed.at.saturating_add(micros(self.longest_load));
+        let query = sqlx::query(AssertSqlSafe(sql.to_owned()))
+            .bind(id(key))
+            .bind(key.region.as_bytes().to_vec())
+            .bind(value.body.as_ref().map(|body| body.to_vec()))
+            .bind(&*claimed.snapshot)
+            .bind(&*claimed.incarnation)
+            .bind(until)
+            .bind(micros(value.age))
+            .bind(micros(value.fresh_for))
+            .bind(micros(value.keep_for));
+        Ok(self.run(query).await? == 1)
+    }
+
     async fn bury(&self, ids: Vec<Vec<u8>>) -> Result<(), TierError> {
         self.void(sqlx::query(AssertSqlSafe(self.sql.bury.clone())).bind(ids)).await
     }
@@ -199,35 +224,21 @@ impl Tier for PostgresTier {
         value: Fresh,
         _: Deadline,
     ) -> Result<bool, TierError> {
-        let Some(claimed) = ticket.held.downcast_ref::<Claimed>() else { return Ok(false) };
-        if claimed.began.elapsed() > self.longest_load {
-            return Ok(false);
-        }
-        let until = claimed.at.saturating_add(micros(self.longest_load));
-        let query = sqlx::query(AssertSqlSafe(self.sql.fill.clone()))
-            .bind(id(key))
-            .bind(key.region.as_bytes().to_vec())
-            .bind(value.body.as_ref().map(|body| body.to_vec()))
-            .bind(&*claimed.snapshot)
-            .bind(&*claimed.incarnation)
-            .bind(until)
-            .bind(micros(value.age))
-            .bind(micros(value.fresh_for))
-            .bind(micros(value.keep_for));
-        Ok(self.run(query).await? == 1)
+        self.store(&self.sql.fill, key, &ticket, &value).await
     }
 
     async fn release(&self, _: &TierKey, _: Ticket, _: Deadline) {}
 
-    async fn put(&self, key: &TierKey, value: Fresh, _: Deadline) -> Result<u64, TierError> {
-        let query = sqlx::query(AssertSqlSafe(self.sql.put.clone()))
-            .bind(id(key))
-            .bind(key.region.as_bytes().to_vec())
-            .bind(value.body.as_ref().map(|body| body.to_vec()))
-            .bind(micros(value.age))
-            .bind(micros(value.fresh_for))
-            .bind(micros(value.keep_for));
-        self.void(query).await.map(|()| 0)
+    async fn seize(&self, key: &TierKey, deadline: Deadline) -> Result<Ticket, TierError> {
+        // Claims exclude nobody: they only say what has been seen.
+        match self.claim(key, true, deadline).await? {
+            Claim::Granted { ticket, .. } => Ok(ticket),
+            _ => Err(TierError::Unavailable("forced, but not given".to_owned())),
+        }
+    }
+
+    async fn put(&self, key: &TierKey, ticket: Ticket, value: Fresh, _: Deadline) -> Result<bool, TierError> {
+        self.store(&self.sql.put, key, &ticket, &value).await
     }
 
     async fn invalidate(&self, keys: &[TierKey], _: Deadline) -> Result<(), TierError> {

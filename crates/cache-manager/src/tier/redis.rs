@@ -11,6 +11,9 @@
 //! when its lease was given, each read brings the two that stand now in the same MGET, and only equality counts. So
 //! a marker that was evicted is a miss for its entries, never a stale value, and keys may be evicted at will.
 //!
+//! `set` takes the lease, whoever has it, in the script that removes the value, and then fills: late or lost, its second
+//! half is refused like any other fill.
+//!
 //! Each value carries the epoch of the server's data too; one of another epoch is a miss. The scripts that write are
 //! fenced by it (`redis-link`).
 //!
@@ -50,9 +53,29 @@ struct Scripts {
     fill: Script,
     renew: Script,
     release: Script,
-    put: Script,
     invalidate: Script,
     clear: Script,
+}
+
+/// How the lease is asked for.
+#[derive(Clone, Copy)]
+enum Mode {
+    /// Unless there is a fresh value or another holder.
+    Ask,
+    /// Unless there is another holder.
+    Force,
+    /// In any case; the value goes.
+    Seize,
+}
+
+impl Mode {
+    const fn text(self) -> &'static [u8] {
+        match self {
+            Self::Ask => b"0",
+            Self::Force => b"1",
+            Self::Seize => b"2",
+        }
+    }
 }
 
 /// What a lease holder knows.
@@ -89,29 +112,24 @@ impl RedisTier {
         Header::new(epoch, self.link.server_clock().now_unix_millis(), value)
     }
 
-    fn lease_millis(&self) -> Bytes {
-        decimal(self.lease)
-    }
-}
-
-#[async_trait]
-impl Tier for RedisTier {
-    async fn read(&self, keys: &[TierKey], deadline: Deadline) -> Result<Vec<Option<Stored>>, TierError> {
-        read(&self.link, keys, deadline).await
-    }
-
-    async fn claim(&self, key: &TierKey, force: bool, deadline: Deadline) -> Result<Claim, TierError> {
+    async fn claim_as(
+        &self,
+        key: &TierKey,
+        mode: Mode,
+        lasts: Duration,
+        deadline: Deadline,
+    ) -> Result<Claim, TierError> {
         let generation = self.generation()?;
         let (value, lease) = self.pair(key)?;
         let keys = [value, lease, self.marker(&key.region)?, self.marker(EVERYTHING)?];
         let token = random(16);
         let args = vec![
             token.clone(),
-            Bytes::from_static(if force { b"1" } else { b"0" }),
+            Bytes::from_static(mode.text()),
             random(8),
             random(8),
             Bytes::copy_from_slice(&generation.epoch().to_be_bytes()),
-            self.lease_millis(),
+            decimal(lasts),
         ];
         let reply = generation.eval(&self.scripts.claim, &keys, args, deadline).await.map_err(failed)?;
         let mut reply = reply.into_array().map_err(odd)?.into_iter();
@@ -143,11 +161,23 @@ impl Tier for RedisTier {
             }
         }
     }
+}
+
+#[async_trait]
+impl Tier for RedisTier {
+    async fn read(&self, keys: &[TierKey], deadline: Deadline) -> Result<Vec<Option<Stored>>, TierError> {
+        read(&self.link, keys, deadline).await
+    }
+
+    async fn claim(&self, key: &TierKey, force: bool, deadline: Deadline) -> Result<Claim, TierError> {
+        let mode = if force { Mode::Force } else { Mode::Ask };
+        self.claim_as(key, mode, self.lease, deadline).await
+    }
 
     async fn renew(&self, key: &TierKey, ticket: &Ticket, deadline: Deadline) -> Result<bool, TierError> {
         let held = lease(ticket)?;
         let (_, lease) = self.pair(key)?;
-        let args = vec![held.token.clone(), self.lease_millis()];
+        let args = vec![held.token.clone(), decimal(self.lease)];
         let reply =
             held.generation.eval(&self.scripts.renew, &[lease], args, deadline).await.map_err(failed)?;
         Ok(reply.as_int().map_err(odd)? == 1)
@@ -180,14 +210,23 @@ impl Tier for RedisTier {
         }
     }
 
-    async fn put(&self, key: &TierKey, value: Fresh, deadline: Deadline) -> Result<u64, TierError> {
-        let generation = self.generation()?;
-        let (value_key, lease) = self.pair(key)?;
-        let keys = [value_key, lease, self.marker(&key.region)?, self.marker(EVERYTHING)?];
-        let tail = self.header(generation.epoch(), &value).tail(&value);
-        let args = vec![decimal(value.keep_for), random(8), random(8), tail];
-        let reply = generation.eval(&self.scripts.put, &keys, args, deadline).await.map_err(failed)?;
-        Ok(envelope::number(&reply.into_bytes().map_err(odd)?.unwrap_or_default()))
+    async fn seize(&self, key: &TierKey, deadline: Deadline) -> Result<Ticket, TierError> {
+        // As long as the caller may take: nobody is to load meanwhile and be told that he was first.
+        let lasts = self.lease.max(deadline.remaining().min(self.lease * 10));
+        match self.claim_as(key, Mode::Seize, lasts, deadline).await? {
+            Claim::Granted { ticket, .. } => Ok(ticket),
+            _ => Err(TierError::Unavailable("seized, but not given".to_owned())),
+        }
+    }
+
+    async fn put(
+        &self,
+        key: &TierKey,
+        ticket: Ticket,
+        value: Fresh,
+        deadline: Deadline,
+    ) -> Result<bool, TierError> {
+        self.fill(key, ticket, value, deadline).await
     }
 
     async fn invalidate(&self, keys: &[TierKey], deadline: Deadline) -> Result<(), TierError> {
@@ -310,6 +349,7 @@ impl Scripts {
     fn new() -> Self {
         let claim = format!(
             "local rr,ra=ARGV[3],ARGV[4] {MARKERS}\
+             if ARGV[2]=='2' then redis.call('DEL',KEYS[1],KEYS[2]) end \
              local v=redis.call('GET',KEYS[1]) local stale=false \
              if v and #v>=53 and string.sub(v,9,16)==mr and string.sub(v,17,24)==ma and string.sub(v,29,32)==ARGV[5] then \
                local now=t[1]*1000+math.floor(t[2]/1000) \
@@ -318,11 +358,6 @@ impl Scripts {
              local left=redis.call('PTTL',KEYS[2]) if left>0 then return {{2,left}} end \
              redis.call('SET',KEYS[2],ARGV[1],'PX',ARGV[6]) \
              return {{3,struct.pack('>I8',t[1]*1000000+t[2]),mr,ma,stale}}"
-        );
-        let put = format!(
-            "local rr,ra=ARGV[2],ARGV[3] {MARKERS}\
-             local n=struct.pack('>I8',t[1]*1000000+t[2]) \
-             redis.call('SET',KEYS[1],n..mr..ma..ARGV[4],'PX',ARGV[1]) redis.call('DEL',KEYS[2]) return n"
         );
         Self {
             claim: Script::fenced("cache_claim", &claim),
@@ -339,7 +374,6 @@ impl Scripts {
                 "cache_release",
                 "if redis.call('GET',KEYS[1])==ARGV[1] then return redis.call('DEL',KEYS[1]) end return 0",
             ),
-            put: Script::fenced("cache_put", &put),
             invalidate: Script::fenced("cache_invalidate", "return redis.call('DEL',unpack(KEYS))"),
             clear: Script::fenced("cache_clear", "redis.call('SET',KEYS[1],ARGV[1]) return 1"),
         }

@@ -223,3 +223,26 @@ async fn clear_holds_in_every_level_and_process() {
         }
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_set_that_arrives_late_brings_nothing_back() {
+    let mut world = World::own().await;
+    let near = world.node(brisk()).await;
+    let proxy = FaultProxy::start(world.stack.redis().master().target()).await.unwrap();
+    world.redis_via(proxy.addr());
+    let far = world.node(brisk()).await;
+    let (here, there) = (near.region(), far.region());
+    there.set("k", 1).await.unwrap();
+    // What is sent now arrives when the network is well again, whatever its sender was told meanwhile.
+    proxy.black_hole(true);
+    let error = there.set("k", 2).await.unwrap_err();
+    assert!(matches!(error, CacheError::NotPropagated { step: "l2", .. }), "{error:?}");
+    here.invalidate("k").await.unwrap();
+    proxy.black_hole(false);
+    let (began, mut reads) = (Instant::now(), 0);
+    while began.elapsed() < Duration::from_secs(1) || far.cache.status().pending_invalidations > 0 {
+        assert_eq!(here.get("k").await.unwrap(), None, "after an invalidation that was applied");
+        reads += 1;
+    }
+    assert!(reads > 100, "{reads}");
+}

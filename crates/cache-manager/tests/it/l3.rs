@@ -51,8 +51,19 @@ async fn values_are_filled_read_and_invalidated() {
     assert!(matches!(tier.claim(&key("a"), false, Deadline::never()).await.unwrap(), Claim::Found(_)));
     tier.invalidate(&[key("a")], Deadline::never()).await.unwrap();
     assert_eq!(read(&tier, "a").await, None);
-    tier.put(&key("a"), fresh("2"), Deadline::never()).await.unwrap();
+    let (seized, loads) = (tier.seize(&key("a"), Deadline::never()).await.unwrap(), claim(&tier, "a").await);
+    assert!(tier.put(&key("a"), seized, fresh("2"), Deadline::never()).await.unwrap());
     assert_eq!(read(&tier, "a").await.unwrap().body.as_deref(), Some(&b"2"[..]));
+    assert!(!tier.fill(&key("a"), loads, fresh("old"), Deadline::never()).await.unwrap(), "set meanwhile");
+    let late = tier.seize(&key("a"), Deadline::never()).await.unwrap();
+    tier.invalidate(&[key("a")], Deadline::never()).await.unwrap();
+    assert!(
+        !tier.put(&key("a"), late, fresh("3"), Deadline::never()).await.unwrap(),
+        "invalidated meanwhile"
+    );
+    assert_eq!(read(&tier, "a").await, None);
+    let seized = tier.seize(&key("a"), Deadline::never()).await.unwrap();
+    assert!(tier.put(&key("a"), seized, fresh("4"), Deadline::never()).await.unwrap());
     tier.clear("r", Deadline::never()).await.unwrap();
     assert_eq!(read(&tier, "a").await, None);
     let ticket = claim(&tier, "a").await;

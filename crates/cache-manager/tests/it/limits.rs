@@ -60,7 +60,8 @@ async fn bytes_that_are_not_a_value_are_a_counted_miss_and_overwritten() {
             keep_for: minute,
             age: Duration::ZERO,
         };
-        memory.l2.put(&key, value, Deadline::never()).await.unwrap();
+        let ticket = memory.l2.seize(&key, Deadline::never()).await.unwrap();
+        assert!(memory.l2.put(&key, ticket, value, Deadline::never()).await.unwrap());
         let before = manager.stats().undecodable;
         assert_eq!(cache.get("k").await.unwrap(), None);
         assert!(manager.stats().undecodable > before);

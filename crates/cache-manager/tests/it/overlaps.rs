@@ -86,10 +86,20 @@ impl Tier for Gated {
         self.memory.release(key, ticket, deadline).await;
     }
 
-    async fn put(&self, key: &TierKey, value: Fresh, deadline: Deadline) -> Result<u64, TierError> {
-        let version = self.memory.put(key, value, deadline).await;
+    async fn seize(&self, key: &TierKey, deadline: Deadline) -> Result<Ticket, TierError> {
+        self.memory.seize(key, deadline).await
+    }
+
+    async fn put(
+        &self,
+        key: &TierKey,
+        ticket: Ticket,
+        value: Fresh,
+        deadline: Deadline,
+    ) -> Result<bool, TierError> {
+        let stored = self.memory.put(key, ticket, value, deadline).await;
         pass(&self.put).await;
-        version
+        stored
     }
 
     async fn invalidate(&self, keys: &[TierKey], deadline: Deadline) -> Result<(), TierError> {

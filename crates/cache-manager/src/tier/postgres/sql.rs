@@ -67,19 +67,19 @@ impl Sql {
                  now() + {keep} * interval '1 microsecond'"
             )
         };
-        let fill = format!(
-            "INSERT INTO {{schema}}.cache_entries AS e ({COLUMNS}) \
-             SELECT $1, $2, $3, $4::text::pg_snapshot, NULL, {} FROM {{schema}}.cache_incarnation m \
-             WHERE m.id = $5::text::uuid AND {MICROS} < $6 AND NOT {}) {OVERWRITE}",
-            times("$7", "$8", "$9"),
-            voids("$1", "$2", "$4::text::pg_snapshot")
-        );
-        let put = format!(
-            "WITH t AS (INSERT INTO {{schema}}.cache_tombstones (id) VALUES ($1) RETURNING xid) \
-             INSERT INTO {{schema}}.cache_entries AS e ({COLUMNS}) \
-             SELECT $1, $2, $3, pg_current_snapshot(), t.xid, {} FROM t {OVERWRITE}",
-            times("$4", "$5", "$6")
-        );
+        let store = |before: &str, snapshot: &str, own: &str, from: &str| {
+            format!(
+                "{before}INSERT INTO {{schema}}.cache_entries AS e ({COLUMNS}) \
+                 SELECT $1, $2, $3, {snapshot}, {own}, {} FROM {{schema}}.cache_incarnation m{from} \
+                 WHERE m.id = $5::text::uuid AND {MICROS} < $6 AND NOT {}) {OVERWRITE}",
+                times("$7", "$8", "$9"),
+                voids("$1", "$2", "$4::text::pg_snapshot")
+            )
+        };
+        let fill = store("", "$4::text::pg_snapshot", "NULL", "");
+        // Its own tombstone, which the statement does not see yet, voids what others claimed.
+        let bury_one = "WITH t AS (INSERT INTO {schema}.cache_tombstones (id) VALUES ($1) RETURNING xid) ";
+        let put = store(bury_one, "pg_current_snapshot()", "t.xid", ", t");
         let expire = format!(
             "DELETE FROM {{schema}}.cache_entries WHERE id IN (SELECT id FROM {{schema}}.cache_entries \
              WHERE expires_at < now() ORDER BY expires_at LIMIT {BATCH} FOR UPDATE SKIP LOCKED)"

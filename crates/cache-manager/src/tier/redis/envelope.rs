@@ -60,22 +60,10 @@ impl Header {
         Self { epoch, loaded_at, fresh_until: now.saturating_add(millis(value.fresh_for)) }
     }
 
-    /// All but version and markers, which a script puts in front.
-    pub(super) fn tail(&self, value: &Fresh) -> Bytes {
-        let mut to = BytesMut::with_capacity(HEADER + value.body.as_ref().map_or(0, Bytes::len) + 1);
-        self.write(&mut to, value);
-        to.freeze()
-    }
-
     pub(super) fn blob(&self, version: u64, markers: &Markers, value: &Fresh) -> Bytes {
         let mut to = BytesMut::with_capacity(HEADER + value.body.as_ref().map_or(0, Bytes::len) + 1);
         to.put_u64(version);
         to.put_slice(&markers.0);
-        self.write(&mut to, value);
-        to.freeze()
-    }
-
-    fn write(&self, to: &mut BytesMut, value: &Fresh) {
         to.put_slice(&MAGIC);
         to.put_u8(u8::from(value.body.is_some()));
         to.put_u32(self.epoch);
@@ -85,6 +73,7 @@ impl Header {
         to.put_u32(u32::try_from(body.len()).unwrap_or(u32::MAX));
         to.put_slice(body);
         to.put_u8(END);
+        to.freeze()
     }
 }
 

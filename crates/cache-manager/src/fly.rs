@@ -26,7 +26,7 @@ use crate::key::Key;
 use crate::l1::{AnyValue, Slot};
 use crate::ledger::{Fill, Led};
 use crate::load::millis;
-use crate::tier::{Claim, Fresh, Guarded, Stored, Ticket, TierKey};
+use crate::tier::{Claim, Fresh, Guarded, Stored, Ticket, TierError, TierKey};
 
 /// What is to be loaded, for whom.
 pub(crate) struct Task<V> {
@@ -39,6 +39,8 @@ pub(crate) struct Task<V> {
     patient: bool,
     /// Load although there may be a fresh value.
     force: bool,
+    /// L2 did not answer: another process may be loading too, and fill it with something older.
+    beside: bool,
     /// The expired value, for the loader and for the case that it fails, and who had it.
     previous: Option<(Slot, Level)>,
 }
@@ -49,7 +51,7 @@ impl<V: CacheValue> Task<V> {
     pub(crate) fn new(cache: Cache<V>, key: Key, led: Led, kept: &Option<(Slot, Level)>) -> Self {
         let Led { flight, bypass, fence } = led;
         let previous = kept.clone().filter(|(slot, _)| slot.start >= fence);
-        Self { cache, key, flight, bypass, patient: true, force: false, previous }
+        Self { cache, key, flight, bypass, patient: true, force: false, beside: false, previous }
     }
 
     pub(crate) fn patient(self, patient: bool) -> Self {
@@ -126,6 +128,9 @@ impl<V: CacheValue> Task<V> {
                     brought.slot.version = ticket.version;
                 }
                 let landed = Landed { slot: brought.slot.clone(), level: brought.level };
+                if self.beside {
+                    self.cache.core.ledger.distrust(&self.key);
+                }
                 let stored = self.store(Some(&brought.slot));
                 if stored != Fill::Overtaken {
                     self.flight.land(Ok(landed.clone()));
@@ -228,7 +233,10 @@ impl<V: CacheValue> Task<V> {
                         return Ok(None);
                     }
                 }
-                Err(_) => return Ok(None),
+                Err(error) => {
+                    self.beside = matches!(error, TierError::TimedOut);
+                    return Ok(None);
+                }
             }
         }
     }

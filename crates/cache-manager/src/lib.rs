@@ -51,8 +51,9 @@
 //! Loaders that read Postgres use [`LoadCtx::read_token`]; today it asks for the primary.
 //!
 //! What is not promised: that the versions of a key which one process reads never go back *before* it has heard of another
-//! process's change. Reads and loads that overtake each other do not do that (`ledger`); a load that got no answer to
-//! its claim in L2 still can: it sees the change, and L2 may hold the older value until the invalidation reaches it.
+//! process's change. Reads and loads that overtake each other do not do that, nor does a load to which L2 gave no
+//! answer in time (`ledger`); a load while L2 is held to be down, or beside another process in a batch, still can: it
+//! sees the change, and L2 may hold the older value until the invalidation reaches it.
 //!
 //! Not yet: tags; a durable record of undelivered invalidations ([`Invalidated::Deferred`]) and an outbox for
 //! `tx.invalidate`; a budget of L1 in bytes; early refresh; warming (its figures are 0); compression; hot keys and advice;

@@ -21,6 +21,7 @@ const POISON: &str = "poison";
 struct Gated {
     memory: MemoryTier,
     read: Arc<Semaphore>,
+    claim: Arc<Semaphore>,
     /// After the value was stored.
     put: Arc<Semaphore>,
     poisoned: bool,
@@ -29,7 +30,7 @@ struct Gated {
 impl Gated {
     fn new() -> Self {
         let open = || Arc::new(Semaphore::new(1000));
-        Self { memory: MemoryTier::new(), read: open(), put: open(), poisoned: false }
+        Self { memory: MemoryTier::new(), read: open(), claim: open(), put: open(), poisoned: false }
     }
 
     fn cache(&self, config: Config) -> (CacheManager, Cache<u64>) {
@@ -65,6 +66,7 @@ impl Tier for Gated {
     }
 
     async fn claim(&self, key: &TierKey, force: bool, deadline: Deadline) -> Result<Claim, TierError> {
+        pass(&self.claim).await;
         self.memory.claim(key, force, deadline).await
     }
 
@@ -194,4 +196,28 @@ async fn a_key_that_a_store_never_takes_does_not_hold_up_the_others() {
     assert_eq!(manager.status().pending_invalidations, 21);
     tier.memory.set_broken(false);
     eventually("all but one delivered", async || manager.status().pending_invalidations == 1).await;
+}
+
+#[tokio::test]
+async fn a_load_that_l2_did_not_answer_leaves_l2_alone_until_it_is_clean() {
+    let tier = Gated::new();
+    let (manager, _) = tier.cache(Config { l2_timeout: Duration::from_millis(50), ..brisk() });
+    let unkept = RegionOptions { skip_l1: true, ..RegionOptions::default() };
+    let cache = manager.region::<u64>("unkept", unkept).unwrap();
+    let key = TierKey { region: "unkept".into(), key: "k".into() };
+    let other = Gated { claim: Arc::new(Semaphore::new(1000)), ..tier.clone() };
+    let theirs = other.cache(brisk()).0.region::<u64>("unkept", RegionOptions::default()).unwrap();
+    let source = Source::default();
+    source.set(2);
+    shut(&tier.claim);
+    let answered = source.read(&cache, "k").await;
+    // A process that got its claim before the change.
+    theirs.set("k", 1).await.unwrap();
+    tier.claim.add_permits(1000);
+    assert_eq!((answered, source.read(&cache, "k").await), (2, 2), "it went back");
+    eventually("removed", async || manager.status().pending_invalidations == 0).await;
+    assert_eq!(source.read(&cache, "k").await, 2);
+    let held =
+        async || tier.memory.read(&[key.clone()], Deadline::never()).await.unwrap().remove(0).is_some();
+    eventually("it is filled again", held).await;
 }

@@ -54,7 +54,7 @@ fn check(report: &Value) {
 #[test]
 fn a_short_run_reports_what_its_contract_says() {
     let _alone = alone();
-    let mut demo = Demo::new(["run", "--tasks", "8", "--seconds", "8", "--json", "report.json"]);
+    let mut demo = Demo::new(["run", "--seconds", "8", "--json", "report.json"]);
     let status = demo.wait(Duration::from_secs(120));
     let report = demo.json("report.json");
     check(&report);
@@ -71,7 +71,7 @@ fn a_short_run_reports_what_its_contract_says() {
 #[test]
 fn under_chaos_no_request_fails_and_none_is_stale() {
     let _alone = alone();
-    let mut demo = Demo::new(["run", "--chaos", "--tasks", "8", "--seconds", "4", "--json", "report.json"]);
+    let mut demo = Demo::new(["run", "--chaos", "--seconds", "4", "--json", "report.json"]);
     demo.wait(Duration::from_secs(180));
     let report = demo.json("report.json");
     check(&report);
@@ -118,7 +118,7 @@ fn servers_that_run_already_serve_one_run_after_the_other() {
     runtime.block_on(primary.sql("postgres", "CREATE DATABASE shop")).unwrap();
     for _ in 0..2 {
         let mut demo = Demo::with(
-            ["run", "--servers", "external", "--tasks", "8", "--seconds", "4", "--json", "report.json"],
+            ["run", "--servers", "external", "--seconds", "4", "--json", "report.json"],
             |run| {
                 run.env("LOCAL_STACK_POSTGRES_URL", primary.url_for("shop"));
                 run.env("LOCAL_STACK_REDIS_URL", stack.redis().master().url());

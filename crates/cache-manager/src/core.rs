@@ -13,6 +13,7 @@ use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::beside::Beside;
 use crate::coherence::Watch;
 use crate::config::{Config, MAX_REGIONS, RegionOptions};
 use crate::counters::{Count, Counters};
@@ -32,6 +33,7 @@ pub(crate) struct Core {
     pub(crate) instance: u64,
     pub(crate) l1: L1,
     pub(crate) ledger: Ledger,
+    pub(crate) beside: Beside,
     pub(crate) watch: Watch,
     pub(crate) counters: Arc<Counters>,
     pub(crate) l2: Option<Arc<Guarded>>,
@@ -81,6 +83,7 @@ impl Core {
             instance: rand::random(),
             l1: L1::new(config.l1_entries),
             ledger: Ledger::new(&config),
+            beside: Beside::new(config.max_fences),
             watch: parts.watch,
             counters: parts.counters,
             l2: parts.l2,

@@ -12,7 +12,6 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures_util::FutureExt;
-use rand::Rng;
 use resilience::Deadline;
 
 use crate::answer::{BoxError, CacheValue, Level, LoadCtx, Loaded};
@@ -26,7 +25,8 @@ use crate::key::Key;
 use crate::l1::{AnyValue, Slot};
 use crate::ledger::{Fill, Led};
 use crate::load::millis;
-use crate::tier::{Claim, Fresh, Guarded, Stored, Ticket, TierError, TierKey};
+use crate::region::jittered;
+use crate::tier::{Claim, Fresh, Guarded, Stored, Ticket, TierKey};
 
 /// What is to be loaded, for whom.
 pub(crate) struct Task<V> {
@@ -39,7 +39,7 @@ pub(crate) struct Task<V> {
     patient: bool,
     /// Load although there may be a fresh value.
     force: bool,
-    /// L2 did not answer: another process may be loading too, and fill it with something older.
+    /// Without L2's claim although it has to do with the key (`beside`).
     beside: bool,
     /// The expired value, for the loader and for the case that it fails, and who had it.
     previous: Option<(Slot, Level)>,
@@ -129,7 +129,7 @@ impl<V: CacheValue> Task<V> {
                 }
                 let landed = Landed { slot: brought.slot.clone(), level: brought.level };
                 if self.beside {
-                    self.cache.core.ledger.distrust(&self.key);
+                    self.cache.core.beside.note(&self.key, self.cache.core.watch.now());
                 }
                 let stored = self.store(Some(&brought.slot));
                 if stored != Fill::Overtaken {
@@ -163,7 +163,10 @@ impl<V: CacheValue> Task<V> {
         let region = Arc::clone(&self.cache.region);
         if let Some(l2) = core.l2_of(&region) {
             match self.claim_l2(l2, deadline).await {
-                Ok(ticket) => claims.l2 = ticket,
+                Ok(ticket) => {
+                    self.beside = ticket.is_none();
+                    claims.l2 = ticket;
+                }
                 Err(slot) => {
                     return Some(Brought {
                         slot,
@@ -182,7 +185,7 @@ impl<V: CacheValue> Task<V> {
         core.latency.tier(&core.counters, Level::L3, asked.elapsed());
         match answer {
             Ok(Claim::Found(stored)) => {
-                let slot = self.cache.decode(&stored, self.flight.start, self.flight.began)?;
+                let slot = self.cache.decode(&self.key, &stored, self.flight.start, self.flight.began)?;
                 // L2 gets what L3 had: its claim is older than this reading.
                 let Stored { body, fresh_for, age, .. } = stored;
                 Some(Brought { slot, level: Level::L3, body, fresh_for, age })
@@ -199,8 +202,9 @@ impl<V: CacheValue> Task<V> {
     /// Keeps an expired value for the loader and for the case that it fails.
     fn remember(&mut self, stale: Option<Stored>, level: Level) {
         if self.previous.is_none() {
-            let slot =
-                stale.and_then(|stored| self.cache.decode(&stored, self.flight.start, self.flight.began));
+            let slot = stale.and_then(|stored| {
+                self.cache.decode(&self.key, &stored, self.flight.start, self.flight.began)
+            });
             self.previous = slot.map(|slot| (slot, level));
         }
     }
@@ -213,7 +217,7 @@ impl<V: CacheValue> Task<V> {
         loop {
             match l2.claim(&key, self.force, deadline).await {
                 Ok(Claim::Found(stored)) => {
-                    match self.cache.decode(&stored, self.flight.start, self.flight.began) {
+                    match self.cache.decode(&self.key, &stored, self.flight.start, self.flight.began) {
                         Some(slot) => return Err(slot),
                         // Bytes that are not a value of ours are overwritten.
                         None if self.force => return Ok(None),
@@ -233,10 +237,7 @@ impl<V: CacheValue> Task<V> {
                         return Ok(None);
                     }
                 }
-                Err(error) => {
-                    self.beside = matches!(error, TierError::TimedOut);
-                    return Ok(None);
-                }
+                Err(_) => return Ok(None),
             }
         }
     }
@@ -391,11 +392,6 @@ impl<V: CacheValue> Task<V> {
 
 /// Shortest and longest pause between two questions whether the process that loads is done.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(50));
-
-/// Up to a tenth longer, so that what was stored together does not expire together.
-pub(crate) fn jittered(ttl: Duration) -> Duration {
-    ttl.mul_f64(1.0 + rand::rng().random_range(0.0..0.1))
-}
 
 fn text(panic: &(dyn Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().map(ToString::to_string);

@@ -116,6 +116,7 @@ async fn tend(core: Weak<Core>) {
         tokio::time::sleep(Duration::from_secs(1)).await;
         let Some(core) = core.upgrade() else { return };
         core.ledger.sweep();
+        core.beside.sweep(core.watch.now());
         crate::stats::observe(&core);
         rounds += 1;
         if rounds.is_multiple_of(5) {

@@ -1,4 +1,4 @@
-//! Invalidation and `set`: first this process, at once; then L3, then L2; then the journal.
+//! Invalidation: first this process, at once; then L3, then L2; then the journal.
 //!
 //! The order is the contract. The local fence comes before the first await, so nothing that this process begins from
 //! then on can bring the old value back, and the key is *pending*: the tiers are left alone for it. L3 comes before L2,
@@ -10,28 +10,25 @@
 //! Whatever fails, the key stays pending and a background task repeats all steps until they succeed; so it does when
 //! the caller goes away in the middle. What the call delivered is its first fence: it says nothing of what other calls
 //! on the key asked for after that.
+//!
+//! Not here: `set`, which goes the same way and leaves a value behind (`set`).
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use bytes::Bytes;
 use rand::seq::SliceRandom;
 use resilience::Deadline;
 use serde::{Deserialize, Serialize};
 
-use crate::answer::{CacheValue, Invalidated};
-use crate::cache::Cache;
-use crate::codec;
+use crate::answer::Invalidated;
 use crate::core::{Core, tier_key};
 use crate::counters::Count;
 use crate::error::CacheError;
-use crate::fly::jittered;
 use crate::key::Key;
-use crate::l1::{AnyValue, Slot};
 use crate::ledger::Fenced;
-use crate::load::millis;
 use crate::region::Region;
-use crate::tier::{Fresh, TierError, TierKey};
+use crate::tier::{TierError, TierKey};
 
 /// What the journal carries: who says it, and what. New kinds are appended only; a kind that a process does not know is a gap to it.
 #[derive(Debug, Serialize, Deserialize)]
@@ -48,19 +45,19 @@ pub(crate) enum Notice {
 type Group = (Arc<Region>, Vec<(Key, u64)>);
 
 /// A step that failed.
-struct Failed {
+pub(crate) struct Failed {
     step: &'static str,
     reason: String,
 }
 
 /// Keys that a call is invalidating. Dropped, it puts up the second fence, and what it did not deliver is taken over by
 /// the background task.
-struct Delivery<'a> {
-    core: &'a Core,
-    region: &'a Region,
+pub(crate) struct Delivery<'a> {
+    pub(crate) core: &'a Core,
+    pub(crate) region: &'a Region,
     /// With the first fence, and whether the key was listed as pending.
-    keys: Vec<(Key, Fenced)>,
-    delivered: bool,
+    pub(crate) keys: Vec<(Key, Fenced)>,
+    pub(crate) delivered: bool,
 }
 
 impl Drop for Delivery<'_> {
@@ -146,7 +143,7 @@ impl Core {
     }
 
     /// A key without room on the list made its region pending, which is not settled here.
-    fn settle(&self, key: &Key, first: Fenced, delivered: bool) {
+    pub(crate) fn settle(&self, key: &Key, first: Fenced, delivered: bool) {
         if !first.overflow {
             self.ledger.settle(key, first.at, delivered);
         }
@@ -170,7 +167,7 @@ impl Core {
         Ok(())
     }
 
-    async fn announce(&self, notice: &Notice, deadline: Deadline) -> Result<(), Failed> {
+    pub(crate) async fn announce(&self, notice: &Notice, deadline: Deadline) -> Result<(), Failed> {
         let Some(journal) = &self.journal else { return Ok(()) };
         let payload = rmp_serde::to_vec(&(self.instance, notice))
             .map_err(|e| Failed { step: "journal", reason: e.to_string() })?;
@@ -306,110 +303,13 @@ impl Core {
     }
 }
 
-impl<V: CacheValue> Cache<V> {
-    pub(crate) async fn put(
-        &self,
-        key: &str,
-        value: Option<V>,
-        ttl: Duration,
-    ) -> Result<Invalidated, CacheError> {
-        let began = Instant::now();
-        let key = self.key(key)?;
-        let body = value.as_ref().map(|value| codec::encode(&self.region, value)).transpose()?;
-        let result = self.put_now(&key, value.map(|value| Arc::new(value) as AnyValue), body, ttl).await;
-        self.core.latency.write(began.elapsed(), "set");
-        self.core.counters.count(if result.is_ok() { Count::SetOk } else { Count::SetError });
-        result
-    }
-
-    async fn put_now(
-        &self,
-        key: &Key,
-        value: Option<AnyValue>,
-        body: Option<Bytes>,
-        ttl: Duration,
-    ) -> Result<Invalidated, CacheError> {
-        let (core, region) = (&*self.core, &*self.region);
-        let shared = core.shares(region);
-        let fenced = core.ledger.fence(key, region, &core.l1, shared);
-        let keys = if shared { vec![(key.clone(), fenced)] } else { Vec::new() };
-        let mut delivery = Delivery { core, region, keys, delivered: false };
-        let fresh_for = jittered(ttl);
-        let stored = self.put_tiers(key, body, fresh_for).await;
-        let now = core.watch.now();
-        let fresh_until = now.saturating_add(millis(fresh_for));
-        // Where somebody else won, the tiers have his value and L1 asks them.
-        let won = !matches!(stored, Ok(None));
-        let slot = Slot {
-            value,
-            start: fenced.at,
-            version: stored.as_ref().map_or(0, |version| version.unwrap_or(0)),
-            read_at: now,
-            loaded_at: now,
-            fresh_until,
-            keep_until: fresh_until.saturating_add(millis(region.options.stale_for)),
-        };
-        // The second fence is part of it.
-        core.ledger.publish(key, region, &core.l1, fenced.at, won.then_some(slot));
-        for (key, first) in delivery.keys.drain(..) {
-            core.settle(&key, first, stored.is_ok());
-        }
-        match stored {
-            Ok(_) => Ok(Invalidated::Applied),
-            Err(failed) => Err(failed.of(format!("{}:{}", region.name, key.text))),
-        }
-    }
-
-    /// The first shared level that the region has holds the value, L3 beside L2 only learns that its own is void:
-    /// two processes that set one key at once then cannot leave two levels with different winners.
-    /// Returns the value's order among others, `None` if another change of the key came after it.
-    async fn put_tiers(
-        &self,
-        key: &Key,
-        body: Option<Bytes>,
-        fresh_for: Duration,
-    ) -> Result<Option<u64>, Failed> {
-        let (core, region) = (&*self.core, &*self.region);
-        let deadline = Deadline::after(core.config.invalidate_timeout);
-        let tier_key = tier_key(region, key);
-        let mut keep_for = fresh_for + region.options.stale_for;
-        let holder = match (core.l2_of(region), core.l3_of(region)) {
-            (Some(l2), l3) => {
-                if let Some(l3) = l3 {
-                    let keys = std::slice::from_ref(&tier_key);
-                    l3.invalidate(keys, deadline).await.map_err(|e| Failed::new("l3", e))?;
-                }
-                keep_for = keep_for.min(core.config.l2_ttl);
-                Some((l2, "l2"))
-            }
-            (None, l3) => l3.map(|l3| (l3, "l3")),
-        };
-        let mut version = Some(0);
-        if let Some((tier, step)) = holder {
-            match tier.seize(&tier_key, deadline).await {
-                Ok(ticket) => {
-                    let order = ticket.version;
-                    let value = Fresh { body, fresh_for, keep_for, age: Duration::ZERO };
-                    let put = tier.put(&tier_key, ticket, value, deadline).await;
-                    version = put.map_err(|e| Failed::new(step, e))?.then_some(order);
-                }
-                // It holds nothing, and nothing will be read from it.
-                Err(TierError::Missing(_)) => {}
-                Err(error) => return Err(Failed::new(step, error)),
-            }
-        }
-        let notice = Notice::Keys(region.name.to_string(), vec![key.text.to_string()]);
-        core.announce(&notice, deadline).await.map(|()| version)
-    }
-}
-
 impl Failed {
     #[expect(clippy::needless_pass_by_value, reason = "the error ends here")]
-    fn new(step: &'static str, error: TierError) -> Self {
+    pub(crate) fn new(step: &'static str, error: TierError) -> Self {
         Self { step, reason: error.to_string() }
     }
 
-    fn of(self, what: String) -> CacheError {
+    pub(crate) fn of(self, what: String) -> CacheError {
         CacheError::NotPropagated { what, step: self.step, reason: self.reason }
     }
 }

@@ -18,8 +18,7 @@
 //! Reads of the tiers may overtake each other, and loads. A read that began before another of the same key *landed* is
 //! not stored: its value may be the older one, although nothing that this process has heard of voids it. A load that
 //! a read overtook is taken off the list: nobody joins it any more, and when it ends L1 keeps only what is newer, so
-//! that otherwise the tiers say which one is. A value that was loaded although L2 gave no answer makes its key pending:
-//! L2 may get an older one from a process that it did answer.
+//! that otherwise the tiers say which one is.
 //!
 //! Not here: talking to tiers or to other processes (`invalidate`).
 
@@ -182,19 +181,6 @@ impl Ledger {
         }
         stripe.pending.insert(key.clone(), Pending { calls: 1, ..Pending::default() });
         true
-    }
-
-    /// Leaves the tiers alone for a key until the background task has removed what they hold of it. Not with the list half
-    /// full: the rest of it is for invalidations.
-    pub(crate) fn distrust(&self, key: &Key) {
-        let mut stripe = self.stripe(key);
-        if self.pending() * 2 >= self.max_pending || !self.pend(&mut stripe, key) {
-            return;
-        }
-        let at = self.advance();
-        if let Some(pending) = stripe.pending.get_mut(key) {
-            (pending.calls, pending.asked) = (pending.calls.saturating_sub(1), at);
-        }
     }
 
     /// Ends one call that was to deliver its invalidation `own`. The key is no longer pending when no other call is at

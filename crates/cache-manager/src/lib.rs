@@ -51,9 +51,8 @@
 //! Loaders that read Postgres use [`LoadCtx::read_token`]; today it asks for the primary.
 //!
 //! What is not promised: that the versions of a key which one process reads never go back *before* it has heard of another
-//! process's change. Reads and loads that overtake each other do not do that, nor does a load to which L2 gave no
-//! answer in time (`ledger`); a load while L2 is held to be down, or beside another process in a batch, still can: it
-//! sees the change, and L2 may hold the older value until the invalidation reaches it.
+//! process's change. Reads and loads that overtake each other do not do that (`ledger`), nor does a load without L2's
+//! claim (`beside`) as long as the processes' notions of the server's time differ by less than a second.
 //!
 //! Not yet: tags; a durable record of undelivered invalidations ([`Invalidated::Deferred`]) and an outbox for
 //! `tx.invalidate`; a budget of L1 in bytes; early refresh; warming (its figures are 0); compression; hot keys and advice;
@@ -62,6 +61,7 @@
 
 mod answer;
 mod batch;
+mod beside;
 mod cache;
 mod codec;
 mod coherence;
@@ -80,6 +80,7 @@ mod load;
 mod manager;
 mod metrics;
 mod region;
+mod set;
 mod stats;
 mod tier;
 #[cfg(feature = "postgres")]

@@ -168,7 +168,7 @@ impl<V: CacheValue> Cache<V> {
         self.core.latency.tier(&self.core.counters, level, begun.at.elapsed());
         let Some(stored) = answer else { return Found::Nothing };
         let fresh = !stored.fresh_for.is_zero();
-        let Some(slot) = self.decode(&stored, begun.start, begun.at) else { return Found::Nothing };
+        let Some(slot) = self.decode(key, &stored, begun.start, begun.at) else { return Found::Nothing };
         if !fresh {
             return Found::Stale(slot);
         }
@@ -178,8 +178,14 @@ impl<V: CacheValue> Cache<V> {
         Found::Fresh(slot)
     }
 
-    /// An L1 entry from what a tier had; `None`, counted, if its bytes are not a `V`.
-    pub(crate) fn decode(&self, stored: &Stored, start: u64, began: Instant) -> Option<Slot> {
+    /// An L1 entry from what a tier had; `None` if it may be older than what was handed out, or, counted, if its bytes
+    /// are not a `V`.
+    pub(crate) fn decode(&self, key: &Key, stored: &Stored, start: u64, began: Instant) -> Option<Slot> {
+        let now = self.core.watch.now();
+        let loaded_at = now.saturating_sub(millis(stored.age));
+        if self.core.beside.outdates(key, loaded_at) {
+            return None;
+        }
         let value = match &stored.body {
             None => None,
             Some(body) => match codec::decode::<V>(&self.region, body) {
@@ -190,7 +196,6 @@ impl<V: CacheValue> Cache<V> {
                 }
             },
         };
-        let now = self.core.watch.now();
         let read_at = now.saturating_sub(millis(began.elapsed()));
         let fresh_until = now.saturating_add(millis(stored.fresh_for));
         Some(Slot {
@@ -198,7 +203,7 @@ impl<V: CacheValue> Cache<V> {
             start,
             version: stored.version,
             read_at,
-            loaded_at: now.saturating_sub(millis(stored.age)),
+            loaded_at,
             fresh_until,
             keep_until: fresh_until.saturating_add(millis(self.region.options.stale_for)),
         })

@@ -5,6 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
+use rand::Rng;
+
 use crate::config::{Codec, Config, MAX_TTL, RegionOptions};
 use crate::error::CacheError;
 use crate::key::RegionId;
@@ -161,6 +163,11 @@ impl Settled {
         }
         Ok(settled)
     }
+}
+
+/// Up to a tenth longer, so that what was stored together does not expire together.
+pub(crate) fn jittered(ttl: Duration) -> Duration {
+    ttl.mul_f64(1.0 + rand::rng().random_range(0.0..0.1))
 }
 
 pub(crate) fn check_ttl(ttl: Duration) -> Result<(), CacheError> {

@@ -117,13 +117,11 @@ fn servers_that_run_already_serve_one_run_after_the_other() {
     let primary = stack.postgres().primary();
     runtime.block_on(primary.sql("postgres", "CREATE DATABASE shop")).unwrap();
     for _ in 0..2 {
-        let mut demo = Demo::with(
-            ["run", "--servers", "external", "--seconds", "4", "--json", "report.json"],
-            |run| {
+        let mut demo =
+            Demo::with(["run", "--servers", "external", "--seconds", "4", "--json", "report.json"], |run| {
                 run.env("LOCAL_STACK_POSTGRES_URL", primary.url_for("shop"));
                 run.env("LOCAL_STACK_REDIS_URL", stack.redis().master().url());
-            },
-        );
+            });
         demo.wait(Duration::from_secs(120));
         let report = demo.json("report.json");
         assert_eq!(report["servers"], "external");

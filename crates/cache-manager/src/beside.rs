@@ -1,0 +1,76 @@
+//! Keys that were loaded beside the tiers: L2 gave no answer, or another process held the claim. What was handed out then
+//! may be newer than what a tier has or is about to get, and whoever saw it must not see the older value. So what the
+//! tiers have of such a key counts only if its load began later; otherwise the key is loaded, with a claim, once more.
+//!
+//! It compares times of several processes, as far as they know the server's: a second is added to be safe. Nothing that
+//! the crate promises rests on it. Not here: invalidations (`ledger`).
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use parking_lot::Mutex;
+
+use crate::key::Key;
+
+/// Milliseconds.
+const SLACK: u64 = 1000;
+/// Milliseconds: far above the time that an invalidation is on its way.
+const KEPT: u64 = 30_000;
+
+/// See the module's text. Times are milliseconds of the coarse clock.
+#[derive(Debug, Default)]
+pub(crate) struct Beside {
+    /// Loads that began earlier are outdated.
+    keys: Mutex<HashMap<Key, u64>>,
+    count: AtomicUsize,
+    most: usize,
+}
+
+impl Beside {
+    /// Beyond `most` keys no more are noted.
+    pub(crate) fn new(most: usize) -> Self {
+        Self { most, ..Self::default() }
+    }
+
+    /// A load of `key` ends at `now`.
+    pub(crate) fn note(&self, key: &Key, now: u64) {
+        let mut keys = self.keys.lock();
+        if keys.len() < self.most || keys.contains_key(key) {
+            keys.insert(key.clone(), now + SLACK);
+        }
+        self.count.store(keys.len(), Ordering::SeqCst);
+    }
+
+    /// Whether a value of a tier, whose load began at `loaded_at`, may be older than what was handed out.
+    pub(crate) fn outdates(&self, key: &Key, loaded_at: u64) -> bool {
+        self.count.load(Ordering::SeqCst) > 0
+            && self.keys.lock().get(key).is_some_and(|until| loaded_at < *until)
+    }
+
+    pub(crate) fn sweep(&self, now: u64) {
+        if self.count.load(Ordering::SeqCst) > 0 {
+            let mut keys = self.keys.lock();
+            keys.retain(|_, until| now < *until + KEPT);
+            self.count.store(keys.len(), Ordering::SeqCst);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn older_loads_are_outdated_for_a_while() {
+        let (beside, key) = (Beside::new(1), Key::new(0, "k").unwrap());
+        assert!(!beside.outdates(&key, 0));
+        beside.note(&key, 10_000);
+        beside.note(&Key::new(0, "no room").unwrap(), 10_000);
+        assert!(beside.outdates(&key, 10_500) && !beside.outdates(&key, 11_000));
+        assert!(!beside.outdates(&Key::new(0, "no room").unwrap(), 0));
+        beside.sweep(40_000);
+        assert!(beside.outdates(&key, 10_500));
+        beside.sweep(41_000);
+        assert!(!beside.outdates(&key, 10_500));
+    }
+}

@@ -1,6 +1,7 @@
 //! What can go wrong, named by the step that failed. Not here: failures of L2 and L3 on a read, which cost a miss
 //! and a counter but never fail the request.
 
+use std::any::Any;
 use std::error::Error;
 use std::sync::Arc;
 use std::time::Duration;
@@ -163,6 +164,12 @@ impl LoadError {
             Self::Loader(_) | Self::TimedOut { .. } | Self::Panicked { .. } | Self::Abandoned => true,
             Self::NothingToRenew => false,
         }
+    }
+
+    pub(crate) fn panicked(panic: &(dyn Any + Send)) -> Self {
+        let text = panic.downcast_ref::<&str>().map(ToString::to_string);
+        let text = text.or_else(|| panic.downcast_ref::<String>().cloned());
+        Self::Panicked { message: text.unwrap_or_else(|| "not text".to_owned()) }
     }
 }
 

@@ -128,21 +128,19 @@ impl<V: CacheValue> Task<V> {
                     brought.slot.version = ticket.version;
                 }
                 let landed = Landed { slot: brought.slot.clone(), level: brought.level };
-                if self.beside {
-                    self.cache.core.beside.note(&self.key, self.cache.core.watch.now());
+                let stored = self.store(Some(&brought.slot), brought.level);
+                if brought.level == Level::L2 {
+                    self.flight.land(Ok(landed));
+                    return self.give_back(claims).await;
                 }
-                let stored = self.store(Some(&brought.slot));
-                if stored != Fill::Overtaken {
-                    self.flight.land(Ok(landed.clone()));
+                if self.beside || matches!(stored, Fill::Overtaken | Fill::Fenced) {
+                    self.note_beside();
                 }
-                // A value from L2 needs no fill, one that an invalidation overtook must not have one.
-                if stored != Fill::Fenced && brought.level != Level::L2 {
-                    self.fill(claims, brought).await;
-                } else {
-                    self.give_back(claims).await;
-                }
-                // What L1 does not hold, those who wait must find in the tiers.
                 self.flight.land(Ok(landed));
+                match stored {
+                    Fill::Fenced => self.give_back(claims).await,
+                    _ => self.fill(claims, brought).await,
+                }
             }
             Err(error) => {
                 self.cache.core.counters.count(Count::LoadError);
@@ -150,7 +148,7 @@ impl<V: CacheValue> Task<V> {
                 let good =
                     |(slot, _): &(Slot, Level)| core.keepable(&self.cache.region, slot, core.watch.now());
                 let fallback = self.previous.take().filter(good).map(|(slot, level)| Landed { slot, level });
-                self.store(None);
+                self.store(None, Level::Loader);
                 self.flight.land(Err(Crashed { error, fallback }));
                 self.give_back(claims).await;
             }
@@ -215,9 +213,10 @@ impl<V: CacheValue> Task<V> {
         let key = tier_key(&self.cache.region, &self.key);
         let mut pause = self.cache.region.load_cost().estimate().clamp(PAUSE.0, PAUSE.1);
         loop {
+            let start = self.cache.core.ledger.position();
             match l2.claim(&key, self.force, deadline).await {
                 Ok(Claim::Found(stored)) => {
-                    match self.cache.decode(&self.key, &stored, self.flight.start, self.flight.began) {
+                    match self.cache.decode(&self.key, &stored, start, self.flight.began) {
                         Some(slot) => return Err(slot),
                         // Bytes that are not a value of ours are overwritten.
                         None if self.force => return Ok(None),
@@ -276,7 +275,7 @@ impl<V: CacheValue> Task<V> {
         core.latency.load(&core.counters, began.elapsed());
         match outcome {
             Err(_) => Err(LoadError::TimedOut { after: self.cache.region.options.hard_timeout }),
-            Ok(Err(panic)) => Err(LoadError::Panicked { message: text(panic.as_ref()) }),
+            Ok(Err(panic)) => Err(LoadError::panicked(panic.as_ref())),
             Ok(Ok(Err(error))) => Err(error),
             Ok(Ok(Ok(loaded))) => {
                 core.counters.count(Count::LoadOk);
@@ -337,10 +336,20 @@ impl<V: CacheValue> Task<V> {
         Ok(Brought { slot, level: Level::Loader, body, fresh_for, age: self.flight.began.elapsed() })
     }
 
+    fn note_beside(&self) {
+        self.cache.core.beside.note(&self.key, self.cache.core.watch.now());
+    }
+
     /// Stores in L1 and takes the load off the list.
-    fn store(&self, slot: Option<&Slot>) -> Fill {
-        let core = &self.cache.core;
-        let stored = core.ledger.land(&self.key, &self.cache.region, &core.l1, &self.flight, slot.cloned());
+    fn store(&self, slot: Option<&Slot>, level: Level) -> Fill {
+        let (core, region) = (&self.cache.core, &self.cache.region);
+        let stored = match slot {
+            // L2 knows its order, whoever asked.
+            Some(slot) if level == Level::L2 => {
+                core.ledger.fill(&self.key, region, &core.l1, self.flight.began, slot.clone())
+            }
+            _ => core.ledger.land(&self.key, region, &core.l1, &self.flight, slot.cloned()),
+        };
         if stored == Fill::Fenced {
             core.counters.count(Count::FillFenced);
         }
@@ -357,12 +366,11 @@ impl<V: CacheValue> Task<V> {
                 let keep_for = (brought.fresh_for + region.options.stale_for).min(core.config.l2_ttl);
                 let fresh_for = brought.fresh_for;
                 let fresh = Fresh { body: brought.body.clone(), fresh_for, keep_for, age };
-                let filled = l2.fill(&key, ticket, fresh).await;
-                core.counters.count(if matches!(filled, Ok(true)) {
-                    Count::L2Fill
-                } else {
-                    Count::L2FillRefused
-                });
+                let filled = matches!(l2.fill(&key, ticket, fresh).await, Ok(true));
+                core.counters.count(if filled { Count::L2Fill } else { Count::L2FillRefused });
+                if !filled {
+                    self.note_beside();
+                }
             }
         };
         let l3 = async {
@@ -371,12 +379,8 @@ impl<V: CacheValue> Task<V> {
             {
                 let keep_for = brought.fresh_for + region.options.stale_for;
                 let fresh = Fresh { body: brought.body.clone(), fresh_for: brought.fresh_for, keep_for, age };
-                let filled = l3.fill(&key, ticket, fresh).await;
-                core.counters.count(if matches!(filled, Ok(true)) {
-                    Count::L3Fill
-                } else {
-                    Count::L3FillRefused
-                });
+                let filled = matches!(l3.fill(&key, ticket, fresh).await, Ok(true));
+                core.counters.count(if filled { Count::L3Fill } else { Count::L3FillRefused });
             }
         };
         tokio::join!(l2, l3);
@@ -392,8 +396,3 @@ impl<V: CacheValue> Task<V> {
 
 /// Shortest and longest pause between two questions whether the process that loads is done.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(50));
-
-fn text(panic: &(dyn Any + Send)) -> String {
-    let text = panic.downcast_ref::<&str>().map(ToString::to_string);
-    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "not text".to_owned())
-}

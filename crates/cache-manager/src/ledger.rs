@@ -15,10 +15,10 @@
 //! leaves the tiers alone for that key. What is *asked* is the newest fence of a call that pends, and only a delivery
 //! that began at it or later answers it. Pending keys are bounded too: beyond, the region is pending.
 //!
-//! Reads of the tiers may overtake each other, and loads. A read that began before another of the same key *landed* is
-//! not stored: its value may be the older one, although nothing that this process has heard of voids it. A load that
-//! a read overtook is taken off the list: nobody joins it any more, and when it ends L1 keeps only what is newer, so
-//! that otherwise the tiers say which one is.
+//! Reads of the tiers may overtake each other, and loads. Of two that overlap either may have the newer value, although
+//! nothing that this process has heard of voids the other. Where L2's order of its values does not say which, L1 keeps
+//! neither. A load that a read or an invalidation overtook is taken off the list: nobody joins it any more, and what it
+//! brings is not kept.
 //!
 //! Not here: talking to tiers or to other processes (`invalidate`).
 
@@ -245,17 +245,30 @@ impl Ledger {
         // What a load under way brings may be older than this, which is handed out now; when each of them read its source
         // the order of their beginnings does not say.
         stripe.flights.remove(key);
-        // What landed meanwhile may be newer, and L1 may have evicted it since. What L1 holds can be compared.
         let at = self.landing(key);
-        let held = l1.look(KeyRef { region: key.region, text: &key.text }).is_some();
-        if slot.start < stripe.landed[at] && !held {
-            return Fill::Done;
+        if let Some(refusal) = self.refusal(&stripe, key, region, began, &slot) {
+            return refusal;
         }
-        let stored = self.store(&mut stripe, key, region, l1, began, slot);
-        if stored == Fill::Done {
-            stripe.landed[at] = self.advance();
+        let held = l1.look(KeyRef { region: key.region, text: &key.text });
+        // L2's order of its values says which of two is newer, except across a failover. Without it: what began after the
+        // last one was handed out; in L3, which has none, the last to come.
+        let same_server = |held: &Slot| held.start >= region.soft_floor();
+        let ordered =
+            held.as_ref().filter(|held| same_server(held) && held.version != 0 && slot.version != 0);
+        let alone = slot.start >= stripe.landed[at] || slot.version == 0 && held.is_some();
+        stripe.landed[at] = self.advance();
+        match ordered {
+            Some(held) if held.version > slot.version => return Fill::Done,
+            None if !alone => {
+                l1.remove(key);
+                return Fill::Overtaken;
+            }
+            _ => {}
         }
-        stored
+        if !region.options.skip_l1 {
+            l1.insert(key.clone(), slot);
+        }
+        Fill::Done
     }
 
     /// Why the value must not go into L1, whatever L1 holds.
@@ -274,27 +287,6 @@ impl Ledger {
         (slot.start < region.soft_floor()).then_some(Fill::Unverified)
     }
 
-    fn store(
-        &self,
-        stripe: &mut Stripe,
-        key: &Key,
-        region: &Region,
-        l1: &L1,
-        began: Instant,
-        slot: Slot,
-    ) -> Fill {
-        if let Some(refusal) = self.refusal(stripe, key, region, began, &slot) {
-            return refusal;
-        }
-        if region.options.skip_l1 {
-            return Fill::Done;
-        }
-        if !holds_newer(l1, key, &slot) {
-            l1.insert(key.clone(), slot);
-        }
-        Fill::Done
-    }
-
     /// Ends a load: stores its value, if there is one, and takes it off the list in one step, so that nobody misses
     /// both. Failed loads stay listed for their back-off.
     pub(crate) fn land(
@@ -306,33 +298,25 @@ impl Ledger {
         slot: Option<Slot>,
     ) -> Fill {
         let mut stripe = self.stripe(key);
-        match slot {
-            Some(slot) => {
-                let stored = if stripe.flights.get(key).is_some_and(|listed| Arc::ptr_eq(listed, flight)) {
-                    self.store(&mut stripe, key, region, l1, flight.began, slot)
-                } else if holds_newer(l1, key, &slot) {
-                    self.refusal(&stripe, key, region, flight.began, &slot).unwrap_or(Fill::Done)
-                } else {
-                    l1.remove(key);
-                    self.refusal(&stripe, key, region, flight.began, &slot).unwrap_or(Fill::Overtaken)
-                };
-                stripe.landed[self.landing(key)] = self.advance();
-                self.unlist(&mut stripe, key, flight);
-                stored
+        let Some(slot) = slot else {
+            let full = stripe.flights.len() > FAILED_PER_STRIPE;
+            if full && stripe.flights.get(key).is_some_and(|listed| Arc::ptr_eq(listed, flight)) {
+                stripe.flights.remove(key);
             }
-            None => {
-                if stripe.flights.len() > FAILED_PER_STRIPE {
-                    self.unlist(&mut stripe, key, flight);
-                }
-                Fill::Done
-            }
+            return Fill::Done;
+        };
+        let refusal = self.refusal(&stripe, key, region, flight.began, &slot);
+        let listed = stripe.flights.get(key).is_some_and(|listed| Arc::ptr_eq(listed, flight));
+        // What L1 holds, or a load that began later will bring, may be older: who was overtaken may have read last.
+        stripe.flights.remove(key);
+        if !listed || refusal == Some(Fill::Fenced) {
+            l1.remove(key);
+        } else if !region.options.skip_l1 {
+            // Also when it may not be served: it is the better last resort.
+            l1.insert(key.clone(), slot);
         }
-    }
-
-    fn unlist(&self, stripe: &mut Stripe, key: &Key, flight: &Arc<Flight>) {
-        if stripe.flights.get(key).is_some_and(|listed| Arc::ptr_eq(listed, flight)) {
-            stripe.flights.remove(key);
-        }
+        stripe.landed[self.landing(key)] = self.advance();
+        refusal.unwrap_or(if listed { Fill::Done } else { Fill::Overtaken })
     }
 
     /// Stores a value that was set, as the newest, if no other invalidation of the key has come since `own`.
@@ -368,17 +352,6 @@ fn list(stripe: &mut Stripe, key: &Key, region: &Region, start: u64) -> Led {
     let bypass = region.is_pending() || stripe.pending.contains_key(key);
     let fence = stripe.fences.get(key).map_or(0, |fence| fence.at).max(region.hard_floor());
     Led { flight, bypass, fence }
-}
-
-/// Reads may overtake each other: what another process wrote a moment ago must not go back to what it was.
-fn holds_newer(l1: &L1, key: &Key, slot: &Slot) -> bool {
-    l1.look(KeyRef { region: key.region, text: &key.text }).is_some_and(|held| {
-        if held.version != 0 && slot.version != 0 {
-            held.version > slot.version
-        } else {
-            held.start > slot.start
-        }
-    })
 }
 
 #[cfg(test)]

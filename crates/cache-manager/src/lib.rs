@@ -51,8 +51,8 @@
 //! Loaders that read Postgres use [`LoadCtx::read_token`]; today it asks for the primary.
 //!
 //! What is not promised: that the versions of a key which one process reads never go back *before* it has heard of another
-//! process's change. Reads and loads that overtake each other do not do that (`ledger`), nor does a load without L2's
-//! claim (`beside`) as long as the processes' notions of the server's time differ by less than a second.
+//! process's change. Reads and loads that overtake each other do not do that (`ledger`), nor do loads without L2's claim
+//! (`beside`), as far as the processes' notions of the server's time agree within a quarter of a second.
 //!
 //! Not yet: tags; a durable record of undelivered invalidations ([`Invalidated::Deferred`]) and an outbox for
 //! `tx.invalidate`; a budget of L1 in bytes; early refresh; warming (its figures are 0); compression; hot keys and advice;

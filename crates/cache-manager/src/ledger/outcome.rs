@@ -42,10 +42,10 @@ pub(crate) struct Begun {
 pub(crate) enum Fill {
     /// Stored, or what L1 has is newer.
     Done,
-    /// This process does not know whether it is current (a gap of the journal came in between): not stored in L1, while
-    /// the tiers, which have guards of their own, may take it.
+    /// This process does not know whether it is current (a gap of the journal came in between): in L1 at most as a last
+    /// resort, while the tiers, which have guards of their own, may take it.
     Unverified,
-    /// A later read or load of the key was answered before: not stored in L1, the tiers decide by their own guards.
+    /// Another read or load of the key was answered meanwhile, and which is newer is unknown: L1 has neither.
     Overtaken,
     /// An invalidation is newer: stored nowhere.
     Fenced,

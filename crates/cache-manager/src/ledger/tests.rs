@@ -285,16 +285,15 @@ fn of_two_sets_at_once_neither_stays_in_l1_but_the_last_alone_does() {
 }
 
 #[test]
-fn a_load_that_lands_after_a_later_refresh_does_not_replace_it() {
+fn of_a_load_and_a_later_refresh_that_landed_first_neither_is_kept() {
     let model = Model::new();
     let (ledger, region, l1, key) = (&model.ledger, &model.region, &model.l1, key(0));
     let Join::Lead(older) = ledger.join(&key, region, l1, |_| true) else { panic!("nothing to join") };
     let refresh = ledger.lead(&key, region);
     for (led, value) in [(refresh, 2), (older, 1)] {
-        let start = led.flight.start;
-        ledger.land(&key, region, l1, &led.flight, Some(slot(start, value)));
+        ledger.land(&key, region, l1, &led.flight, Some(slot(led.flight.start, value)));
     }
-    assert_eq!(l1.look(KeyRef { region: 0, text: &key.text }).map(|slot| version(&slot)), Some(2));
+    assert!(l1.look(KeyRef { region: 0, text: &key.text }).is_none(), "which of them read last is unknown");
 }
 
 #[test]
@@ -337,4 +336,34 @@ fn of_two_reads_the_newer_value_stays_whichever_began_and_landed_first() {
         ledger.fill(&key, region, l1, begun.at, Slot { version: value, ..slot(begun.start, value) });
     }
     assert_eq!(l1.look(KeyRef { region: 0, text: &key.text }).map(|slot| version(&slot)), Some(3));
+}
+
+#[test]
+fn a_load_without_an_order_is_not_kept_beside_a_read_that_overtook_it_and_voids_it() {
+    let model = Model::new();
+    let (ledger, region, l1, key) = (&model.ledger, &model.region, &model.l1, key(0));
+    let Join::Lead(load) = ledger.join(&key, region, l1, |_| true) else { panic!("nothing to join") };
+    ledger.advance();
+    let read = ledger.begin(&key, region);
+    let older = Slot { version: 7, ..slot(read.start, 1) };
+    assert_eq!(ledger.fill(&key, region, l1, read.at, older), Fill::Done);
+    // It began first and read its source last.
+    let stored = ledger.land(&key, region, l1, &load.flight, Some(slot(load.flight.start, 2)));
+    assert_eq!(stored, Fill::Overtaken);
+    assert!(l1.look(KeyRef { region: 0, text: &key.text }).is_none(), "it would be read after the newer one");
+}
+
+#[test]
+fn a_load_that_lands_after_one_that_began_before_it_is_not_kept() {
+    let model = Model::new();
+    let (ledger, region, l1, key) = (&model.ledger, &model.region, &model.l1, key(0));
+    let Join::Lead(early) = ledger.join(&key, region, l1, |_| true) else { panic!("nothing to join") };
+    ledger.fence(&key, region, l1, false);
+    let Join::Lead(late) = ledger.join(&key, region, l1, |_| true) else { panic!("joined what is void") };
+    // The one that is void read a change that this process has not heard of yet.
+    let stored = ledger.land(&key, region, l1, &early.flight, Some(slot(early.flight.start, 2)));
+    assert_eq!(stored, Fill::Fenced);
+    let stored = ledger.land(&key, region, l1, &late.flight, Some(slot(late.flight.start, 1)));
+    assert_eq!(stored, Fill::Overtaken);
+    assert!(l1.look(KeyRef { region: 0, text: &key.text }).is_none());
 }

@@ -215,7 +215,7 @@ async fn what_l2_gets_from_an_older_load_is_not_read_after_a_load_beside_it() {
     assert_eq!((answered, source.read(&cache, "k").await), (2, 2), "L2 does not answer");
     tier.claim.add_permits(1000);
     assert_eq!((source.read(&cache, "k").await, source.loads()), (2, 3), "L2 answers");
-    assert_eq!(cache.get("k").await.unwrap(), None, "loaded a moment ago, but who knows by whose clock");
+
     let late = async || {
         source.read(&cache, "k").await;
         cache.get("k").await.unwrap().is_some()

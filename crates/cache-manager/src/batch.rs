@@ -158,9 +158,11 @@ impl<V: CacheValue> Cache<V> {
         for (n, stored) in open.into_iter().zip(answers) {
             let (at, key) = &missing[n];
             let Some(stored) = stored.filter(|stored| !stored.fresh_for.is_zero()) else { continue };
-            let Some(slot) = self.decode(key, &stored, begun[n].start, begun[n].at) else { continue };
+            let Some(slot) = self.decode(&stored, begun[n].start, begun[n].at) else { continue };
             self.core.counters.count(crate::load::counted(level));
-            self.core.ledger.fill(key, &self.region, &self.core.l1, begun[n].at, slot.clone());
+            if !self.core.beside.outdates(key, slot.loaded_at) {
+                self.core.ledger.fill(key, &self.region, &self.core.l1, begun[n].at, slot.clone());
+            }
             found[*at] = Some(self.hit(slot, level, false));
         }
     }

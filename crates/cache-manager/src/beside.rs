@@ -1,28 +1,29 @@
-//! Keys that were loaded beside the tiers: L2 gave no answer, another process held the claim, or it was lost during the
-//! load. What was handed out then may be newer than what a tier has or is about to get, and whoever saw it must not see
-//! the older value. So what the tiers have of such a key counts only if its load began later; otherwise the key is
-//! loaded, with a claim, once more.
+//! Keys that were loaded beside the tiers: L2 gave no answer, or the claim was lost during the load. What was handed out
+//! then may be newer than what a tier has or is about to get, and whoever saw it should not see the older value. So what
+//! the tiers have of such a key counts only if its load began later; otherwise whoever has a loader loads the key once
+//! more.
 //!
-//! It compares times of several processes, as far as they know the server's: a quarter of a second is added to be safe. Nothing that
-//! the crate promises rests on it. Not here: invalidations (`ledger`).
+//! It compares times of several processes, as far as they know the server's: a quarter of a second is added to be safe.
+//! Nothing that the crate promises rests on it. Not here: invalidations (`ledger`).
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use parking_lot::Mutex;
+use parking_lot::RwLock;
+use quick_cache::DefaultHashBuilder;
 
 use crate::key::Key;
 
 /// Milliseconds.
 const SLACK: u64 = 250;
-/// Milliseconds: far above the time that an invalidation is on its way.
-const KEPT: u64 = 30_000;
+/// Milliseconds: as long as an invalidation may be on its way, unless it fails and is repeated.
+const KEPT: u64 = 2000;
 
 /// See the module's text. Times are milliseconds of the coarse clock.
 #[derive(Debug, Default)]
 pub(crate) struct Beside {
     /// Loads that began earlier are outdated.
-    keys: Mutex<HashMap<Key, u64>>,
+    keys: RwLock<HashMap<Key, u64, DefaultHashBuilder>>,
     count: AtomicUsize,
     most: usize,
 }
@@ -35,7 +36,7 @@ impl Beside {
 
     /// A load of `key` ends at `now`.
     pub(crate) fn note(&self, key: &Key, now: u64) {
-        let mut keys = self.keys.lock();
+        let mut keys = self.keys.write();
         if keys.len() < self.most || keys.contains_key(key) {
             keys.insert(key.clone(), now + SLACK);
         }
@@ -45,12 +46,12 @@ impl Beside {
     /// Whether a value of a tier, whose load began at `loaded_at`, may be older than what was handed out.
     pub(crate) fn outdates(&self, key: &Key, loaded_at: u64) -> bool {
         self.count.load(Ordering::SeqCst) > 0
-            && self.keys.lock().get(key).is_some_and(|until| loaded_at < *until)
+            && self.keys.read().get(key).is_some_and(|until| loaded_at < *until)
     }
 
     pub(crate) fn sweep(&self, now: u64) {
         if self.count.load(Ordering::SeqCst) > 0 {
-            let mut keys = self.keys.lock();
+            let mut keys = self.keys.write();
             keys.retain(|_, until| now < *until + KEPT);
             self.count.store(keys.len(), Ordering::SeqCst);
         }
@@ -69,9 +70,9 @@ mod tests {
         beside.note(&Key::new(0, "no room").unwrap(), 10_000);
         assert!(beside.outdates(&key, 10_249) && !beside.outdates(&key, 10_250));
         assert!(!beside.outdates(&Key::new(0, "no room").unwrap(), 0));
-        beside.sweep(40_249);
+        beside.sweep(12_249);
         assert!(beside.outdates(&key, 10_249));
-        beside.sweep(40_250);
+        beside.sweep(12_250);
         assert!(!beside.outdates(&key, 10_249));
     }
 }

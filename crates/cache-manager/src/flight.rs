@@ -2,6 +2,7 @@
 //! for ever. Not here: which load a caller joins (`ledger`).
 
 use std::sync::OnceLock;
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
@@ -39,13 +40,21 @@ pub(crate) struct Flight {
     pub(crate) start: u64,
     /// When it began.
     pub(crate) began: Instant,
+    /// A read or load of the same key was answered since it began.
+    pub(crate) overtaken: AtomicBool,
     outcome: watch::Sender<Outcome>,
     failed_at: OnceLock<Instant>,
 }
 
 impl Flight {
     pub(crate) fn new(start: u64) -> Self {
-        Self { start, began: Instant::now(), outcome: watch::Sender::new(None), failed_at: OnceLock::new() }
+        Self {
+            start,
+            began: Instant::now(),
+            overtaken: AtomicBool::new(false),
+            outcome: watch::Sender::new(None),
+            failed_at: OnceLock::new(),
+        }
     }
 
     /// Tells all waiters. Only the first call counts.

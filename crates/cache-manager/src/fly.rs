@@ -2,8 +2,10 @@
 //! of the fleet loads), looks into L3, runs the loader within the hard time-out, tells everybody, and only then fills
 //! the tiers.
 //!
-//! The claims are made *before* the loader runs: a fill shows its claim, and a tier refuses it when an invalidation
+//! The claims (`claims`) are made *before* the loader runs: a fill shows its claim, and a tier refuses it when an invalidation
 //! came after the claim. Losing a tier anywhere on the way costs its share of the work and nothing else.
+
+mod claims;
 
 use std::any::Any;
 use std::panic::AssertUnwindSafe;
@@ -23,10 +25,12 @@ use crate::error::LoadError;
 use crate::flight::{Crashed, Flight, Landed};
 use crate::key::Key;
 use crate::l1::{AnyValue, Slot};
-use crate::ledger::{Fill, Led};
+use crate::ledger::{Fill, Landing, Led};
 use crate::load::millis;
 use crate::region::jittered;
-use crate::tier::{Claim, Fresh, Guarded, Stored, Ticket, TierKey};
+use crate::tier::Fresh;
+
+use self::claims::Claims;
 
 /// What is to be loaded, for whom.
 pub(crate) struct Task<V> {
@@ -39,7 +43,7 @@ pub(crate) struct Task<V> {
     patient: bool,
     /// Load although there may be a fresh value.
     force: bool,
-    /// Without L2's claim although it has to do with the key (`beside`).
+    /// L2 was not or could not be asked for its claim (`beside`).
     beside: bool,
     /// The expired value, for the loader and for the case that it fails, and who had it.
     previous: Option<(Slot, Level)>,
@@ -51,7 +55,7 @@ impl<V: CacheValue> Task<V> {
     pub(crate) fn new(cache: Cache<V>, key: Key, led: Led, kept: &Option<(Slot, Level)>) -> Self {
         let Led { flight, bypass, fence } = led;
         let previous = kept.clone().filter(|(slot, _)| slot.start >= fence);
-        Self { cache, key, flight, bypass, patient: true, force: false, beside: false, previous }
+        Self { cache, key, flight, bypass, patient: true, force: false, beside: bypass, previous }
     }
 
     pub(crate) fn patient(self, patient: bool) -> Self {
@@ -61,13 +65,6 @@ impl<V: CacheValue> Task<V> {
     pub(crate) fn forced(self) -> Self {
         Self { force: true, ..self }
     }
-}
-
-/// The rights to fill, and what is to be filled.
-#[derive(Default)]
-struct Claims {
-    l2: Option<Ticket>,
-    l3: Option<Ticket>,
 }
 
 /// A value on its way into the levels above the one that had it.
@@ -127,19 +124,24 @@ impl<V: CacheValue> Task<V> {
                 if let Some(ticket) = &claims.l2 {
                     brought.slot.version = ticket.version;
                 }
-                let landed = Landed { slot: brought.slot.clone(), level: brought.level };
-                let stored = self.store(Some(&brought.slot), brought.level);
-                if brought.level == Level::L2 {
-                    self.flight.land(Ok(landed));
-                    return self.give_back(claims).await;
+                // Before anybody sees the value.
+                if self.beside {
+                    self.note_beside();
                 }
-                if self.beside || matches!(stored, Fill::Overtaken | Fill::Fenced) {
+                let Landing { fill, instead } = self.store(Some(&brought.slot), brought.level);
+                let landed = match instead {
+                    Some(slot) => Landed { slot, level: Level::L1 },
+                    None => Landed { slot: brought.slot.clone(), level: brought.level },
+                };
+                if landed.level == Level::Loader && matches!(fill, Fill::Overtaken | Fill::Fenced) {
                     self.note_beside();
                 }
                 self.flight.land(Ok(landed));
-                match stored {
-                    Fill::Fenced => self.give_back(claims).await,
-                    _ => self.fill(claims, brought).await,
+                // A value from L2 needs no fill, one that an invalidation overtook must not have one.
+                if fill == Fill::Fenced || brought.level == Level::L2 {
+                    self.give_back(claims).await;
+                } else {
+                    self.fill(claims, brought).await;
                 }
             }
             Err(error) => {
@@ -148,95 +150,9 @@ impl<V: CacheValue> Task<V> {
                 let good =
                     |(slot, _): &(Slot, Level)| core.keepable(&self.cache.region, slot, core.watch.now());
                 let fallback = self.previous.take().filter(good).map(|(slot, level)| Landed { slot, level });
-                self.store(None, Level::Loader);
+                let _ = self.store(None, Level::Loader);
                 self.flight.land(Err(Crashed { error, fallback }));
                 self.give_back(claims).await;
-            }
-        }
-    }
-
-    /// Claims the key in the tiers. `Some` when one of them turns out to have a value.
-    async fn claim(&mut self, claims: &mut Claims, deadline: Deadline) -> Option<Brought> {
-        let core = Arc::clone(&self.cache.core);
-        let region = Arc::clone(&self.cache.region);
-        if let Some(l2) = core.l2_of(&region) {
-            match self.claim_l2(l2, deadline).await {
-                Ok(ticket) => {
-                    self.beside = ticket.is_none();
-                    claims.l2 = ticket;
-                }
-                Err(slot) => {
-                    return Some(Brought {
-                        slot,
-                        level: Level::L2,
-                        body: None,
-                        fresh_for: Duration::ZERO,
-                        age: Duration::ZERO,
-                    });
-                }
-            }
-        }
-        let l3 = core.l3_worth(&region)?;
-        core.counters.count(Count::L3Read);
-        let asked = Instant::now();
-        let answer = l3.claim(&tier_key(&region, &self.key), self.force, deadline).await;
-        core.latency.tier(&core.counters, Level::L3, asked.elapsed());
-        match answer {
-            Ok(Claim::Found(stored)) => {
-                let slot = self.cache.decode(&self.key, &stored, self.flight.start, self.flight.began)?;
-                // L2 gets what L3 had: its claim is older than this reading.
-                let Stored { body, fresh_for, age, .. } = stored;
-                Some(Brought { slot, level: Level::L3, body, fresh_for, age })
-            }
-            Ok(Claim::Granted { ticket, stale }) => {
-                claims.l3 = Some(ticket);
-                self.remember(stale, Level::L3);
-                None
-            }
-            Ok(Claim::Busy { .. }) | Err(_) => None,
-        }
-    }
-
-    /// Keeps an expired value for the loader and for the case that it fails.
-    fn remember(&mut self, stale: Option<Stored>, level: Level) {
-        if self.previous.is_none() {
-            let slot = stale.and_then(|stored| {
-                self.cache.decode(&self.key, &stored, self.flight.start, self.flight.began)
-            });
-            self.previous = slot.map(|slot| (slot, level));
-        }
-    }
-
-    /// The lease in L2, `None` if L2 cannot be asked; or the value that another process loaded meanwhile. While
-    /// another process loads, asks again after about as long as a load takes.
-    async fn claim_l2(&mut self, l2: &Guarded, deadline: Deadline) -> Result<Option<Ticket>, Slot> {
-        let key = tier_key(&self.cache.region, &self.key);
-        let mut pause = self.cache.region.load_cost().estimate().clamp(PAUSE.0, PAUSE.1);
-        loop {
-            let start = self.cache.core.ledger.position();
-            match l2.claim(&key, self.force, deadline).await {
-                Ok(Claim::Found(stored)) => {
-                    match self.cache.decode(&self.key, &stored, start, self.flight.began) {
-                        Some(slot) => return Err(slot),
-                        // Bytes that are not a value of ours are overwritten.
-                        None if self.force => return Ok(None),
-                        None => self.force = true,
-                    }
-                }
-                Ok(Claim::Granted { ticket, stale }) => {
-                    self.remember(stale, Level::L2);
-                    return Ok(Some(ticket));
-                }
-                Ok(Claim::Busy { .. }) if !self.patient => return Ok(None),
-                Ok(Claim::Busy { ends_within }) => {
-                    let pause_now = pause.min(ends_within).min(deadline.remaining() / 2).max(PAUSE.0);
-                    tokio::time::sleep(pause_now).await;
-                    pause = (pause * 3 / 2).min(PAUSE.1);
-                    if deadline.is_expired() {
-                        return Ok(None);
-                    }
-                }
-                Err(_) => return Ok(None),
             }
         }
     }
@@ -285,22 +201,6 @@ impl<V: CacheValue> Task<V> {
         }
     }
 
-    async fn keep(&self, claims: &Claims) -> std::convert::Infallible {
-        if let Some(ticket) = &claims.l2
-            && let Some(every) = ticket.renew_every
-            && let Some(l2) = self.cache.core.l2_of(&self.cache.region)
-        {
-            let key = tier_key(&self.cache.region, &self.key);
-            loop {
-                tokio::time::sleep(every).await;
-                if let Ok(false) = l2.renew(&key, ticket).await {
-                    break;
-                }
-            }
-        }
-        std::future::pending().await
-    }
-
     /// The loaded value as an entry and as bytes.
     fn brought(&self, loaded: Loaded<V>) -> Result<Brought, LoadError> {
         let region = &self.cache.region;
@@ -341,19 +241,23 @@ impl<V: CacheValue> Task<V> {
     }
 
     /// Stores in L1 and takes the load off the list.
-    fn store(&self, slot: Option<&Slot>, level: Level) -> Fill {
+    fn store(&self, slot: Option<&Slot>, level: Level) -> Landing {
         let (core, region) = (&self.cache.core, &self.cache.region);
-        let stored = match slot {
+        let landing = match slot {
             // L2 knows its order, whoever asked.
             Some(slot) if level == Level::L2 => {
-                core.ledger.fill(&self.key, region, &core.l1, self.flight.began, slot.clone())
+                let fill = core.ledger.fill(&self.key, region, &core.l1, self.flight.began, slot.clone());
+                Landing { fill, instead: None }
             }
-            _ => core.ledger.land(&self.key, region, &core.l1, &self.flight, slot.cloned()),
+            _ => {
+                let valid = |slot: &Slot| core.servable(region, slot, core.watch.now());
+                core.ledger.land(&self.key, region, &core.l1, &self.flight, slot.cloned(), valid)
+            }
         };
-        if stored == Fill::Fenced {
+        if landing.fill == Fill::Fenced {
             core.counters.count(Count::FillFenced);
         }
-        stored
+        landing
     }
 
     async fn fill(&self, claims: Claims, brought: Brought) {
@@ -385,14 +289,4 @@ impl<V: CacheValue> Task<V> {
         };
         tokio::join!(l2, l3);
     }
-
-    async fn give_back(&self, claims: Claims) {
-        let key: TierKey = tier_key(&self.cache.region, &self.key);
-        if let (Some(ticket), Some(l2)) = (claims.l2, self.cache.core.l2_of(&self.cache.region)) {
-            l2.release(&key, ticket).await;
-        }
-    }
 }
-
-/// Shortest and longest pause between two questions whether the process that loads is done.
-const PAUSE: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(50));

@@ -100,13 +100,23 @@ async fn watch_l2(core: Weak<Core>, l2: Arc<Guarded>) {
     }
 }
 
-/// Repeats deliveries: often while they succeed, once a second while they do not.
+/// Repeats deliveries: often while they succeed, once a second while they do not. An outage is two lines in the log,
+/// however many invalidations it holds up.
 async fn redeliver(core: Weak<Core>) {
     let mut pause = QUICK;
     loop {
         tokio::time::sleep(pause).await;
         let Some(core) = core.upgrade() else { return };
-        pause = if core.redeliver().await { QUICK } else { SLOW };
+        let next = if core.redeliver().await { QUICK } else { SLOW };
+        if next != pause {
+            let keys = core.ledger.pending();
+            if next == SLOW {
+                tracing::warn!(keys, "invalidations are not propagated yet and will be repeated");
+            } else {
+                tracing::info!(keys, "invalidations are propagated again");
+            }
+        }
+        pause = next;
     }
 }
 

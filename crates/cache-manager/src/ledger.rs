@@ -16,9 +16,9 @@
 //! that began at it or later answers it. Pending keys are bounded too: beyond, the region is pending.
 //!
 //! Reads of the tiers may overtake each other, and loads. Of two that overlap either may have the newer value, although
-//! nothing that this process has heard of voids the other. Where L2's order of its values does not say which, L1 keeps
-//! neither. A load that a read or an invalidation overtook is taken off the list: nobody joins it any more, and what it
-//! brings is not kept.
+//! nothing that this process has heard of voids the other. Of two reads L2's order says which; where there is none L1
+//! keeps neither. A load that was overtaken is taken off the list: nobody joins it any more, what it brings is not
+//! kept, and those who wait for it get what L1 has instead.
 //!
 //! Not here: talking to tiers or to other processes (`invalidate`).
 
@@ -38,7 +38,7 @@ use crate::key::{Key, KeyRef};
 use crate::l1::{L1, Slot};
 use crate::region::Region;
 
-pub(crate) use outcome::{Begun, Fenced, Fill, Join, Led};
+pub(crate) use outcome::{Begun, Fenced, Fill, Join, Landing, Led};
 
 const STRIPES: usize = 64;
 /// Landing positions kept a stripe; keys that share one only cost each other a fill now and then.
@@ -242,21 +242,19 @@ impl Ledger {
     /// Stores a value that was read from a tier in L1 unless an invalidation is newer than its start.
     pub(crate) fn fill(&self, key: &Key, region: &Region, l1: &L1, began: Instant, slot: Slot) -> Fill {
         let mut stripe = self.stripe(key);
-        // What a load under way brings may be older than this, which is handed out now; when each of them read its source
-        // the order of their beginnings does not say.
-        stripe.flights.remove(key);
+        overtake(&mut stripe, key);
         let at = self.landing(key);
+        let held = l1.look(KeyRef { region: key.region, text: &key.text });
+        let known =
+            |held: &&Slot| held.version != 0 && slot.version != 0 && held.start >= region.soft_floor();
+        let ordered = held.as_ref().filter(known);
+        // L3 has no order: of two of its values the last to come is taken for the newer.
+        let unordered = slot.version == 0 && held.as_ref().is_some_and(|held| held.version == 0);
+        let alone = slot.start >= stripe.landed[at] || unordered;
+        stripe.landed[at] = self.advance();
         if let Some(refusal) = self.refusal(&stripe, key, region, began, &slot) {
             return refusal;
         }
-        let held = l1.look(KeyRef { region: key.region, text: &key.text });
-        // L2's order of its values says which of two is newer, except across a failover. Without it: what began after the
-        // last one was handed out; in L3, which has none, the last to come.
-        let same_server = |held: &Slot| held.start >= region.soft_floor();
-        let ordered =
-            held.as_ref().filter(|held| same_server(held) && held.version != 0 && slot.version != 0);
-        let alone = slot.start >= stripe.landed[at] || slot.version == 0 && held.is_some();
-        stripe.landed[at] = self.advance();
         match ordered {
             Some(held) if held.version > slot.version => return Fill::Done,
             None if !alone => {
@@ -288,7 +286,7 @@ impl Ledger {
     }
 
     /// Ends a load: stores its value, if there is one, and takes it off the list in one step, so that nobody misses
-    /// both. Failed loads stay listed for their back-off.
+    /// both. Failed loads stay listed for their back-off. `valid` as in [`join`](Self::join).
     pub(crate) fn land(
         &self,
         key: &Key,
@@ -296,27 +294,38 @@ impl Ledger {
         l1: &L1,
         flight: &Arc<Flight>,
         slot: Option<Slot>,
-    ) -> Fill {
+        valid: impl Fn(&Slot) -> bool,
+    ) -> Landing {
         let mut stripe = self.stripe(key);
+        let listed = stripe.flights.get(key).is_some_and(|listed| Arc::ptr_eq(listed, flight));
         let Some(slot) = slot else {
-            let full = stripe.flights.len() > FAILED_PER_STRIPE;
-            if full && stripe.flights.get(key).is_some_and(|listed| Arc::ptr_eq(listed, flight)) {
+            if listed && stripe.flights.len() > FAILED_PER_STRIPE {
                 stripe.flights.remove(key);
             }
-            return Fill::Done;
+            return Landing { fill: Fill::Done, instead: None };
         };
         let refusal = self.refusal(&stripe, key, region, flight.began, &slot);
-        let listed = stripe.flights.get(key).is_some_and(|listed| Arc::ptr_eq(listed, flight));
-        // What L1 holds, or a load that began later will bring, may be older: who was overtaken may have read last.
-        stripe.flights.remove(key);
-        if !listed || refusal == Some(Fill::Fenced) {
-            l1.remove(key);
-        } else if !region.options.skip_l1 {
-            // Also when it may not be served: it is the better last resort.
-            l1.insert(key.clone(), slot);
+        let fill = refusal.unwrap_or(if listed { Fill::Done } else { Fill::Overtaken });
+        if listed && fill != Fill::Fenced {
+            stripe.flights.remove(key);
+            if !region.options.skip_l1 {
+                // Also when it may not be served: it is the better last resort.
+                l1.insert(key.clone(), slot);
+            }
+        } else {
+            // Whoever was overtaken may have read its source last. L1's entry will be read next, so it is the answer.
+            let held = l1.look(KeyRef { region: key.region, text: &key.text }).filter(valid);
+            if held.is_some() {
+                return Landing { fill, instead: held };
+            }
+            // Nor may the load that is listed bring something older afterwards. Once, or readers that come back at once
+            // would have every load overtake the next one.
+            if !flight.overtaken.load(Ordering::Relaxed) {
+                overtake(&mut stripe, key);
+            }
         }
         stripe.landed[self.landing(key)] = self.advance();
-        refusal.unwrap_or(if listed { Fill::Done } else { Fill::Overtaken })
+        Landing { fill, instead: None }
     }
 
     /// Stores a value that was set, as the newest, if no other invalidation of the key has come since `own`.
@@ -343,6 +352,14 @@ impl Ledger {
             stripe.fences.retain(|_, fence| fence.set.elapsed() <= retention);
             stripe.flights.retain(|_, flight| flight.joinable(self.backoff));
         }
+    }
+}
+
+/// What a load under way brings may be older than what is handed out now; when each of them read its source the order
+/// of their beginnings does not say.
+fn overtake(stripe: &mut Stripe, key: &Key) {
+    if let Some(flight) = stripe.flights.remove(key) {
+        flight.overtaken.store(true, Ordering::Relaxed);
     }
 }
 

@@ -51,8 +51,8 @@
 //! Loaders that read Postgres use [`LoadCtx::read_token`]; today it asks for the primary.
 //!
 //! What is not promised: that the versions of a key which one process reads never go back *before* it has heard of another
-//! process's change. Reads and loads that overtake each other do not do that (`ledger`), nor do loads without L2's claim
-//! (`beside`), as far as the processes' notions of the server's time agree within a quarter of a second.
+//! process's change. Much is done against it (`ledger`, `beside`), so that it takes an unlucky overlap of three of them:
+//! a change, a load that loses its claim, and an entry that L1 evicts.
 //!
 //! Not yet: tags; a durable record of undelivered invalidations ([`Invalidated::Deferred`]) and an outbox for
 //! `tx.invalidate`; a budget of L1 in bytes; early refresh; warming (its figures are 0); compression; hot keys and advice;

@@ -22,6 +22,8 @@ pub(crate) enum Found {
     Fresh(Slot),
     /// Expired, but good enough when loading fails.
     Stale(Slot),
+    /// Maybe older than what was handed out (`beside`): good enough for who has no loader, not for L1.
+    Outdated(Slot),
     Nothing,
 }
 
@@ -36,14 +38,15 @@ impl<V: CacheValue> Cache<V> {
         let begun = self.core.ledger.begin(&key, &self.region);
         let young = |slot: &Slot| max_age.is_none_or(|most| self.age(slot) <= most);
         if !begun.bypass {
-            if let Found::Fresh(slot) = self.read_l2(&key, begun).await
+            if let Found::Fresh(slot) | Found::Outdated(slot) = self.read_l2(&key, begun).await
                 && young(&slot)
             {
                 self.core.counters.count(Count::L2Hit);
                 return Ok(Some(self.hit(slot, Level::L2, false)));
             }
             if let Some(l3) = self.core.l3_worth(&self.region)
-                && let Found::Fresh(slot) = self.read_tier(l3, &key, begun, Level::L3).await
+                && let Found::Fresh(slot) | Found::Outdated(slot) =
+                    self.read_tier(l3, &key, begun, Level::L3).await
                 && young(&slot)
             {
                 self.core.counters.count(Count::L3Hit);
@@ -75,7 +78,7 @@ impl<V: CacheValue> Cache<V> {
                     self.core.counters.count(Count::L2Hit);
                     return Ok(self.hit(slot, Level::L2, false));
                 }
-                Found::Stale(slot) => kept = kept.or(Some((slot, Level::L2))),
+                Found::Stale(slot) | Found::Outdated(slot) => kept = kept.or(Some((slot, Level::L2))),
                 Found::Nothing => {}
             }
         }
@@ -168,9 +171,12 @@ impl<V: CacheValue> Cache<V> {
         self.core.latency.tier(&self.core.counters, level, begun.at.elapsed());
         let Some(stored) = answer else { return Found::Nothing };
         let fresh = !stored.fresh_for.is_zero();
-        let Some(slot) = self.decode(key, &stored, begun.start, begun.at) else { return Found::Nothing };
+        let Some(slot) = self.decode(&stored, begun.start, begun.at) else { return Found::Nothing };
         if !fresh {
             return Found::Stale(slot);
+        }
+        if self.core.beside.outdates(key, slot.loaded_at) {
+            return Found::Outdated(slot);
         }
         if self.core.ledger.fill(key, &self.region, &self.core.l1, begun.at, slot.clone()) == Fill::Fenced {
             self.core.counters.count(Count::FillFenced);
@@ -178,14 +184,8 @@ impl<V: CacheValue> Cache<V> {
         Found::Fresh(slot)
     }
 
-    /// An L1 entry from what a tier had; `None` if it may be older than what was handed out, or, counted, if its bytes
-    /// are not a `V`.
-    pub(crate) fn decode(&self, key: &Key, stored: &Stored, start: u64, began: Instant) -> Option<Slot> {
-        let now = self.core.watch.now();
-        let loaded_at = now.saturating_sub(millis(stored.age));
-        if self.core.beside.outdates(key, loaded_at) {
-            return None;
-        }
+    /// An L1 entry from what a tier had; `None`, counted, if its bytes are not a `V`.
+    pub(crate) fn decode(&self, stored: &Stored, start: u64, began: Instant) -> Option<Slot> {
         let value = match &stored.body {
             None => None,
             Some(body) => match codec::decode::<V>(&self.region, body) {
@@ -196,6 +196,7 @@ impl<V: CacheValue> Cache<V> {
                 }
             },
         };
+        let now = self.core.watch.now();
         let read_at = now.saturating_sub(millis(began.elapsed()));
         let fresh_until = now.saturating_add(millis(stored.fresh_for));
         Some(Slot {
@@ -203,7 +204,7 @@ impl<V: CacheValue> Cache<V> {
             start,
             version: stored.version,
             read_at,
-            loaded_at,
+            loaded_at: now.saturating_sub(millis(stored.age)),
             fresh_until,
             keep_until: fresh_until.saturating_add(millis(self.region.options.stale_for)),
         })

@@ -59,7 +59,7 @@ impl TxInvalidate for Tx {
         self.on_commit(move |_outcome| {
             Box::pin(async move {
                 if let Err(error) = core.invalidate(&region, &keys, !inside).await {
-                    tracing::warn!(%error, "an invalidation after COMMIT is not propagated yet");
+                    tracing::debug!(%error, "an invalidation after COMMIT is not propagated yet");
                 }
             })
         });

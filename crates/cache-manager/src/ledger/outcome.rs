@@ -58,3 +58,11 @@ pub(crate) struct Fenced {
     /// Whether there was no room to list it: then the region has to be delivered.
     pub(crate) overflow: bool,
 }
+
+/// How a load ended.
+#[derive(Debug)]
+pub(crate) struct Landing {
+    pub(crate) fill: Fill,
+    /// What those who wait for it get instead: what L1 has.
+    pub(crate) instead: Option<Slot>,
+}

@@ -144,7 +144,13 @@ impl Model {
             Step::Land(n) => {
                 let Some((n, flight, value)) = Self::take(&mut self.flights, n) else { return };
                 let slot = slot(flight.start, value);
-                self.ledger.land(&key(n), &self.region, &self.l1, &flight, Some(slot.clone()));
+                let valid = |slot: &Slot| slot.start >= self.region.soft_floor();
+                let landing =
+                    self.ledger.land(&key(n), &self.region, &self.l1, &flight, Some(slot.clone()), valid);
+                if let Some(instead) = &landing.instead {
+                    assert_eq!(version(instead), self.truth[n]);
+                }
+                let slot = landing.instead.unwrap_or(slot);
                 flight.land(Ok(Landed { slot, level: Level::Loader }));
             }
             Step::Refresh(n) => {
@@ -284,16 +290,32 @@ fn of_two_sets_at_once_neither_stays_in_l1_but_the_last_alone_does() {
     assert_eq!(ledger.pending(), 0);
 }
 
-#[test]
-fn of_a_load_and_a_later_refresh_that_landed_first_neither_is_kept() {
-    let model = Model::new();
-    let (ledger, region, l1, key) = (&model.ledger, &model.region, &model.l1, key(0));
-    let Join::Lead(older) = ledger.join(&key, region, l1, |_| true) else { panic!("nothing to join") };
-    let refresh = ledger.lead(&key, region);
-    for (led, value) in [(refresh, 2), (older, 1)] {
-        ledger.land(&key, region, l1, &led.flight, Some(slot(led.flight.start, value)));
+/// Ends a load that brings `value`; what became of it, and what those who wait for it get.
+fn land(model: &Model, flight: &Arc<Flight>, value: u64) -> (Fill, u64) {
+    let slot = slot(flight.start, value);
+    let landing = model.ledger.land(&key(0), &model.region, &model.l1, flight, Some(slot), |_| true);
+    (landing.fill, landing.instead.map_or(value, |slot| version(&slot)))
+}
+
+fn lead(model: &Model) -> Arc<Flight> {
+    match model.ledger.join(&key(0), &model.region, &model.l1, |_| true) {
+        Join::Lead(led) => led.flight,
+        other => panic!("joined what is void: {other:?}"),
     }
-    assert!(l1.look(KeyRef { region: 0, text: &key.text }).is_none(), "which of them read last is unknown");
+}
+
+fn held(model: &Model) -> Option<u64> {
+    model.l1.look(KeyRef { region: 0, text: &key(0).text }).map(|slot| version(&slot))
+}
+
+#[test]
+fn a_load_that_lands_after_a_later_refresh_answers_with_the_refreshed_value() {
+    let model = Model::new();
+    let older = lead(&model);
+    let refresh = model.ledger.lead(&key(0), &model.region);
+    assert_eq!(land(&model, &refresh.flight, 2), (Fill::Done, 2));
+    assert_eq!(land(&model, &older, 1), (Fill::Overtaken, 2));
+    assert_eq!(held(&model), Some(2));
 }
 
 #[test]
@@ -319,8 +341,7 @@ fn a_load_that_a_read_overtook_is_not_joined_and_does_not_bring_the_older_versio
     ledger.fill(&key, region, l1, read.at, slot(read.start, 2));
     l1.remove(&key);
     let Join::Lead(_) = ledger.join(&key, region, l1, |_| true) else { panic!("joined what was overtaken") };
-    let stored = ledger.land(&key, region, l1, &older.flight, Some(slot(older.flight.start, 1)));
-    assert_eq!(stored, Fill::Overtaken);
+    assert_eq!(land(&model, &older.flight, 1).0, Fill::Overtaken);
     assert!(l1.look(KeyRef { region: 0, text: &key.text }).is_none());
 }
 
@@ -339,31 +360,29 @@ fn of_two_reads_the_newer_value_stays_whichever_began_and_landed_first() {
 }
 
 #[test]
-fn a_load_without_an_order_is_not_kept_beside_a_read_that_overtook_it_and_voids_it() {
+fn who_waited_for_a_load_that_a_read_overtook_gets_what_will_be_read_next() {
     let model = Model::new();
-    let (ledger, region, l1, key) = (&model.ledger, &model.region, &model.l1, key(0));
-    let Join::Lead(load) = ledger.join(&key, region, l1, |_| true) else { panic!("nothing to join") };
-    ledger.advance();
-    let read = ledger.begin(&key, region);
-    let older = Slot { version: 7, ..slot(read.start, 1) };
-    assert_eq!(ledger.fill(&key, region, l1, read.at, older), Fill::Done);
+    let load = lead(&model);
+    model.ledger.advance();
+    let read = model.ledger.begin(&key(0), &model.region);
+    let found = Slot { version: 7, ..slot(read.start, 1) };
+    assert_eq!(model.ledger.fill(&key(0), &model.region, &model.l1, read.at, found), Fill::Done);
     // It began first and read its source last.
-    let stored = ledger.land(&key, region, l1, &load.flight, Some(slot(load.flight.start, 2)));
-    assert_eq!(stored, Fill::Overtaken);
-    assert!(l1.look(KeyRef { region: 0, text: &key.text }).is_none(), "it would be read after the newer one");
+    assert_eq!(land(&model, &load, 2), (Fill::Overtaken, 1));
+    assert_eq!(held(&model), Some(1));
 }
 
 #[test]
-fn a_load_that_lands_after_one_that_began_before_it_is_not_kept() {
+fn a_load_that_is_void_overtakes_one_that_began_later_and_that_one_none() {
     let model = Model::new();
-    let (ledger, region, l1, key) = (&model.ledger, &model.region, &model.l1, key(0));
-    let Join::Lead(early) = ledger.join(&key, region, l1, |_| true) else { panic!("nothing to join") };
-    ledger.fence(&key, region, l1, false);
-    let Join::Lead(late) = ledger.join(&key, region, l1, |_| true) else { panic!("joined what is void") };
-    // The one that is void read a change that this process has not heard of yet.
-    let stored = ledger.land(&key, region, l1, &early.flight, Some(slot(early.flight.start, 2)));
-    assert_eq!(stored, Fill::Fenced);
-    let stored = ledger.land(&key, region, l1, &late.flight, Some(slot(late.flight.start, 1)));
-    assert_eq!(stored, Fill::Overtaken);
-    assert!(l1.look(KeyRef { region: 0, text: &key.text }).is_none());
+    let void = lead(&model);
+    model.ledger.fence(&key(0), &model.region, &model.l1, false);
+    let late = lead(&model);
+    // It read a change that this process has not heard of yet.
+    assert_eq!(land(&model, &void, 2), (Fill::Fenced, 2));
+    let next = lead(&model);
+    assert_eq!(land(&model, &late, 1), (Fill::Overtaken, 1));
+    assert_eq!(held(&model), None, "2 was handed out before");
+    assert_eq!(land(&model, &next, 2), (Fill::Done, 2));
+    assert_eq!(held(&model), Some(2), "however many come back at once, the third is kept");
 }

@@ -163,9 +163,9 @@ impl PostgresTier {
         ticket: &Ticket,
         value: &Fresh,
     ) -> Result<bool, TierError> {
-        let Some(claimed) = ticket.held.downcast_ref::<Claimed>() else { return Ok(false) };
+        let Some(claimed) = ticket.held.downcast_ref::<Claimed>() else { return Err(TierError::TimedOut) };
         if claimed.began.elapsed() > self.longest_load {
-            return Ok(false);
+            return Err(TierError::TimedOut);
         }
         let until = claimed.at.saturating_add(micros(self.longest_load));
         let query = sqlx::query(AssertSqlSafe(sql.to_owned()))
@@ -175,7 +175,7 @@ impl PostgresTier {
             .bind(&*claimed.snapshot)
             .bind(&*claimed.incarnation)
             .bind(until)
-            .bind(micros(value.age))
+            .bind(claimed.at)
             .bind(micros(value.fresh_for))
             .bind(micros(value.keep_for));
         Ok(self.run(query).await? == 1)

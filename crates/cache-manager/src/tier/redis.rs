@@ -11,8 +11,8 @@
 //! when its lease was given, each read brings the two that stand now in the same MGET, and only equality counts. So
 //! a marker that was evicted is a miss for its entries, never a stale value, and keys may be evicted at will.
 //!
-//! `set` takes the lease, whoever has it, in the script that removes the value, and then fills: late or lost, its second
-//! half is refused like any other fill.
+//! `set` takes the lease, whoever has it, in the script that removes the value, and then fills: late, its second half is
+//! refused like any other fill, and its first half is an invalidation.
 //!
 //! Each value carries the epoch of the server's data too; one of another epoch is a miss. The scripts that write are
 //! fenced by it (`redis-link`).

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use cache_manager::{CacheError, Config, Level, LoadCtx, LoadError, Loaded, RegionOptions};
+use cache_manager::{CacheError, Config, Deps, Level, LoadCtx, LoadError, Loaded, RegionOptions};
 
 use crate::world::{Memory, Source, World, brisk, eventually};
 
@@ -190,10 +190,55 @@ async fn an_invalidation_in_the_middle_of_a_load_voids_its_value() {
     source.set(2);
     cache.invalidate("k").await.unwrap();
     assert_eq!(source.read(&cache, "k").await, 2, "does not join the old load");
-    assert_eq!(early.await.unwrap(), 1, "began before the invalidation");
+    assert_eq!(early.await.unwrap(), 2, "what those who come now read, although it began before");
     assert_eq!(source.read(&cache, "k").await, 2, "the old load stored nothing in L1");
     let other = memory.manager(brisk()).await.region::<u64>("numbers", RegionOptions::default()).unwrap();
     assert_eq!(source.read(&other, "k").await, 2, "nor in the tiers");
+}
+
+#[tokio::test]
+async fn a_set_in_the_middle_of_a_load_outlives_it() {
+    for memory in [Some(Memory::new()), None] {
+        let manager = match &memory {
+            Some(memory) => memory.manager(brisk()).await,
+            None => brisk().build(Deps::default()).unwrap(),
+        };
+        let cache = manager.region::<u64>("numbers", RegionOptions::default()).unwrap();
+        let source = Source::default();
+        source.set(1);
+        let early = {
+            let (source, cache) = (source.clone(), cache.clone());
+            tokio::spawn(async move { source.read_slowly(&cache, "k", Duration::from_millis(50)).await })
+        };
+        eventually("the load began", async || source.loads() == 1).await;
+        cache.set("k", 2).await.unwrap();
+        assert_eq!(early.await.unwrap(), 2);
+        assert_eq!(cache.get("k").await.unwrap().as_deref(), Some(&2));
+    }
+}
+
+#[tokio::test]
+async fn readers_that_come_back_at_once_get_their_key_into_l1_after_an_invalidation() {
+    let manager = brisk().build(Deps::default()).unwrap();
+    let cache = manager.region::<u64>("numbers", RegionOptions::default()).unwrap();
+    let source = Source::default();
+    let readers: Vec<_> = (0..20)
+        .map(|_| {
+            let (source, cache) = (source.clone(), cache.clone());
+            tokio::spawn(async move {
+                for _ in 0..2000 {
+                    source.read_slowly(&cache, "k", Duration::from_millis(20)).await;
+                    tokio::task::yield_now().await;
+                }
+            })
+        })
+        .collect();
+    eventually("a load began", async || source.loads() == 1).await;
+    cache.invalidate("k").await.unwrap();
+    for reader in readers {
+        reader.await.unwrap();
+    }
+    assert!(source.loads() <= 4, "{} loads", source.loads());
 }
 
 #[tokio::test]

@@ -167,6 +167,9 @@ pub(crate) async fn supervise(shared: Arc<Shared>, outcome: Result<Arc<Generatio
 
 async fn keep_open(shared: &Shared, mut outcome: Result<Arc<Generation>, Error>) {
     let mut backoff = Backoff::new(shared.opener.config.reconnect);
+    // Of its own: a server that has just come back ends its first generation soon (its first replica changes the
+    // replication id), and to wait as long as for a server that is away would double the outage.
+    let mut short_lived = Backoff::new(shared.opener.config.reconnect);
     let mut since = Instant::now();
     loop {
         match outcome {
@@ -176,10 +179,11 @@ async fn keep_open(shared: &Shared, mut outcome: Result<Arc<Generation>, Error>)
                 generation.died().await;
                 since = Instant::now();
                 shared.unpublish(since, &generation.death().cause().0);
+                backoff.reset();
                 if opened.elapsed() >= SETTLED {
-                    backoff.reset();
+                    short_lived.reset();
                 } else {
-                    tokio::time::sleep(backoff.next_delay()).await;
+                    tokio::time::sleep(short_lived.next_delay()).await;
                 }
             }
             Err(error) => {

@@ -61,25 +61,28 @@ impl Sql {
              ) f ON true",
             voids("e.id", "e.region", "e.snapshot")
         );
-        let times = |age, fresh, keep| {
+        let times = |at, fresh, keep| {
             format!(
-                "now() - {age} * interval '1 microsecond', now() + {fresh} * interval '1 microsecond', \
+                "to_timestamp({at} / 1000000.0), now() + {fresh} * interval '1 microsecond', \
                  now() + {keep} * interval '1 microsecond'"
             )
         };
-        let store = |before: &str, snapshot: &str, own: &str, from: &str| {
+        let voided = format!("{})", voids("$1", "$2", "$4::text::pg_snapshot"));
+        let store = |snapshot: &str, own: &str, from: &str| {
             format!(
-                "{before}INSERT INTO {{schema}}.cache_entries AS e ({COLUMNS}) \
-                 SELECT $1, $2, $3, {snapshot}, {own}, {} FROM {{schema}}.cache_incarnation m{from} \
-                 WHERE m.id = $5::text::uuid AND {MICROS} < $6 AND NOT {}) {OVERWRITE}",
+                "INSERT INTO {{schema}}.cache_entries AS e ({COLUMNS}) \
+                 SELECT $1, $2, $3, {snapshot}, {own}, {} FROM {from} \
+                 WHERE m.id = $5::text::uuid AND {MICROS} < $6 AND NOT {voided} {OVERWRITE}",
                 times("$7", "$8", "$9"),
-                voids("$1", "$2", "$4::text::pg_snapshot")
             )
         };
-        let fill = store("", "$4::text::pg_snapshot", "NULL", "");
-        // Its own tombstone, which the statement does not see yet, voids what others claimed.
-        let bury_one = "WITH t AS (INSERT INTO {schema}.cache_tombstones (id) VALUES ($1) RETURNING xid) ";
-        let put = store(bury_one, "pg_current_snapshot()", "t.xid", ", t");
+        let fill = store("$4::text::pg_snapshot", "NULL", "{schema}.cache_incarnation m");
+        // Its own tombstone voids what others claimed; the statement does not see it yet. Whoever comes too late leaves
+        // none: it would void what was set since.
+        let put = format!(
+            "WITH t AS (INSERT INTO {{schema}}.cache_tombstones (id) SELECT $1 WHERE NOT {voided} RETURNING xid) {}",
+            store("pg_current_snapshot()", "t.xid", "{schema}.cache_incarnation m, t")
+        );
         let expire = format!(
             "DELETE FROM {{schema}}.cache_entries WHERE id IN (SELECT id FROM {{schema}}.cache_entries \
              WHERE expires_at < now() ORDER BY expires_at LIMIT {BATCH} FOR UPDATE SKIP LOCKED)"

@@ -2,7 +2,7 @@
 //!
 //! | bytes | |
 //! |---|---|
-//! | 0–7 | version: server time in µs at the lease or `set`; orders values of one key, decides nothing about validity |
+//! | 0–7 | version: server time in µs at the lease; orders values of one key, decides nothing about validity |
 //! | 8–23 | marker of the region, marker of everything |
 //! | 24–27 | magic `dC`, format 1, kind (1 value, 0 known absence) |
 //! | 28–31 | epoch |

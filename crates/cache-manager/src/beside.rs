@@ -1,7 +1,7 @@
-//! Keys that were loaded beside the tiers: L2 gave no answer, or the claim was lost during the load. What was handed out
-//! then may be newer than what a tier has or is about to get, and whoever saw it should not see the older value. So what
-//! the tiers have of such a key counts only if its load began later; otherwise whoever has a loader loads the key once
-//! more.
+//! Keys whose loaded value was handed out, while L2 has not accepted it: not yet, or never, because it gave no answer or
+//! the claim was lost during the load. The value may be newer than what a tier has or is about to get, and whoever saw
+//! it should not see the older one. So what the tiers have of such a key counts only if its load began later; otherwise
+//! whoever has a loader loads the key once more.
 //!
 //! It compares times of several processes, as far as they know the server's: a quarter of a second is added to be safe.
 //! Nothing that the crate promises rests on it. Not here: invalidations (`ledger`).
@@ -34,11 +34,21 @@ impl Beside {
         Self { most, ..Self::default() }
     }
 
-    /// A load of `key` ends at `now`.
-    pub(crate) fn note(&self, key: &Key, now: u64) {
+    /// A load of `key` ends at `now`. Returns what [`forget`](Self::forget) has to show.
+    pub(crate) fn note(&self, key: &Key, now: u64) -> u64 {
         let mut keys = self.keys.write();
         if keys.len() < self.most || keys.contains_key(key) {
             keys.insert(key.clone(), now + SLACK);
+        }
+        self.count.store(keys.len(), Ordering::SeqCst);
+        now + SLACK
+    }
+
+    /// L2 has accepted it, unless another load was noted since.
+    pub(crate) fn forget(&self, key: &Key, noted: u64) {
+        let mut keys = self.keys.write();
+        if keys.get(key) == Some(&noted) {
+            keys.remove(key);
         }
         self.count.store(keys.len(), Ordering::SeqCst);
     }
@@ -66,7 +76,9 @@ mod tests {
     fn older_loads_are_outdated_for_a_while() {
         let (beside, key) = (Beside::new(1), Key::new(0, "k").unwrap());
         assert!(!beside.outdates(&key, 0));
+        let first = beside.note(&key, 9_000);
         beside.note(&key, 10_000);
+        beside.forget(&key, first);
         beside.note(&Key::new(0, "no room").unwrap(), 10_000);
         assert!(beside.outdates(&key, 10_249) && !beside.outdates(&key, 10_250));
         assert!(!beside.outdates(&Key::new(0, "no room").unwrap(), 0));

@@ -43,7 +43,7 @@ pub(crate) struct Task<V> {
     patient: bool,
     /// Load although there may be a fresh value.
     force: bool,
-    /// L2 was not or could not be asked for its claim (`beside`).
+    /// Another process has L2's claim and this one does not wait for it, as batches do not.
     beside: bool,
     /// The expired value, for the loader and for the case that it fails, and who had it.
     previous: Option<(Slot, Level)>,
@@ -55,7 +55,7 @@ impl<V: CacheValue> Task<V> {
     pub(crate) fn new(cache: Cache<V>, key: Key, led: Led, kept: &Option<(Slot, Level)>) -> Self {
         let Led { flight, bypass, fence } = led;
         let previous = kept.clone().filter(|(slot, _)| slot.start >= fence);
-        Self { cache, key, flight, bypass, patient: true, force: false, beside: bypass, previous }
+        Self { cache, key, flight, bypass, patient: true, force: false, beside: false, previous }
     }
 
     pub(crate) fn patient(self, patient: bool) -> Self {
@@ -125,23 +125,23 @@ impl<V: CacheValue> Task<V> {
                     brought.slot.version = ticket.version;
                 }
                 // Before anybody sees the value.
-                if self.beside {
-                    self.note_beside();
-                }
+                let noted = self.note_beside(brought.level);
                 let Landing { fill, instead } = self.store(Some(&brought.slot), brought.level);
                 let landed = match instead {
                     Some(slot) => Landed { slot, level: Level::L1 },
                     None => Landed { slot: brought.slot.clone(), level: brought.level },
                 };
-                if landed.level == Level::Loader && matches!(fill, Fill::Overtaken | Fill::Fenced) {
-                    self.note_beside();
-                }
+                let unseen = landed.level == Level::L1;
                 self.flight.land(Ok(landed));
                 // A value from L2 needs no fill, one that an invalidation overtook must not have one.
-                if fill == Fill::Fenced || brought.level == Level::L2 {
+                let filled = if fill == Fill::Fenced || brought.level == Level::L2 {
                     self.give_back(claims).await;
+                    false
                 } else {
-                    self.fill(claims, brought).await;
+                    self.fill(claims, brought).await
+                };
+                if let Some(noted) = noted.filter(|_| filled || unseen) {
+                    self.cache.core.beside.forget(&self.key, noted);
                 }
             }
             Err(error) => {
@@ -236,8 +236,11 @@ impl<V: CacheValue> Task<V> {
         Ok(Brought { slot, level: Level::Loader, body, fresh_for, age: self.flight.began.elapsed() })
     }
 
-    fn note_beside(&self) {
-        self.cache.core.beside.note(&self.key, self.cache.core.watch.now());
+    /// Until L2 has accepted the value, nobody knows that it has nothing older.
+    fn note_beside(&self, level: Level) -> Option<u64> {
+        let core = &self.cache.core;
+        let shared = core.l2_of(&self.cache.region).is_some() && level != Level::L2 && !self.beside;
+        shared.then(|| core.beside.note(&self.key, core.watch.now()))
     }
 
     /// Stores in L1 and takes the load off the list.
@@ -260,7 +263,8 @@ impl<V: CacheValue> Task<V> {
         landing
     }
 
-    async fn fill(&self, claims: Claims, brought: Brought) {
+    /// Whether L2 has it now.
+    async fn fill(&self, claims: Claims, brought: Brought) -> bool {
         let core = &self.cache.core;
         let region = &self.cache.region;
         let key = tier_key(region, &self.key);
@@ -272,10 +276,9 @@ impl<V: CacheValue> Task<V> {
                 let fresh = Fresh { body: brought.body.clone(), fresh_for, keep_for, age };
                 let filled = matches!(l2.fill(&key, ticket, fresh).await, Ok(true));
                 core.counters.count(if filled { Count::L2Fill } else { Count::L2FillRefused });
-                if !filled {
-                    self.note_beside();
-                }
+                return filled;
             }
+            false
         };
         let l3 = async {
             if let (Some(ticket), Some(l3)) = (claims.l3, core.l3_worth(region))
@@ -287,6 +290,6 @@ impl<V: CacheValue> Task<V> {
                 core.counters.count(if filled { Count::L3Fill } else { Count::L3FillRefused });
             }
         };
-        tokio::join!(l2, l3);
+        tokio::join!(l2, l3).0
     }
 }

@@ -99,7 +99,10 @@ impl<V: CacheValue> Task<V> {
                     self.remember(stale, Level::L2);
                     return Ok(Some(ticket));
                 }
-                Ok(Claim::Busy { .. }) if !self.patient => return Ok(None),
+                Ok(Claim::Busy { .. }) if !self.patient => {
+                    self.beside = true;
+                    return Ok(None);
+                }
                 Ok(Claim::Busy { ends_within }) => {
                     // What the other process brings is another value.
                     force = self.force;
@@ -110,10 +113,7 @@ impl<V: CacheValue> Task<V> {
                         return Ok(None);
                     }
                 }
-                Err(_) => {
-                    self.beside = true;
-                    return Ok(None);
-                }
+                Err(_) => return Ok(None),
             }
         }
     }

@@ -16,6 +16,9 @@ fn alone() -> MutexGuard<'static, ()> {
     ALONE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// As many readers as a debug build can serve while other things run on the machine.
+const TASKS: &str = "8";
+
 /// What a debug build need not reach within seconds (so few reads that the caches are still cold); everything else
 /// must hold. `cargo xtask demo` judges these too, on a release build.
 fn only_speed(problem: &Value) -> bool {
@@ -54,7 +57,7 @@ fn check(report: &Value) {
 #[test]
 fn a_short_run_reports_what_its_contract_says() {
     let _alone = alone();
-    let mut demo = Demo::new(["run", "--seconds", "8", "--json", "report.json"]);
+    let mut demo = Demo::new(["run", "--tasks", TASKS, "--seconds", "8", "--json", "report.json"]);
     let status = demo.wait(Duration::from_secs(120));
     let report = demo.json("report.json");
     check(&report);
@@ -71,7 +74,7 @@ fn a_short_run_reports_what_its_contract_says() {
 #[test]
 fn under_chaos_no_request_fails_and_none_is_stale() {
     let _alone = alone();
-    let mut demo = Demo::new(["run", "--chaos", "--seconds", "4", "--json", "report.json"]);
+    let mut demo = Demo::new(["run", "--chaos", "--tasks", TASKS, "--seconds", "4", "--json", "report.json"]);
     demo.wait(Duration::from_secs(180));
     let report = demo.json("report.json");
     check(&report);
@@ -117,11 +120,13 @@ fn servers_that_run_already_serve_one_run_after_the_other() {
     let primary = stack.postgres().primary();
     runtime.block_on(primary.sql("postgres", "CREATE DATABASE shop")).unwrap();
     for _ in 0..2 {
-        let mut demo =
-            Demo::with(["run", "--servers", "external", "--seconds", "4", "--json", "report.json"], |run| {
+        let mut demo = Demo::with(
+            ["run", "--servers", "external", "--tasks", TASKS, "--seconds", "4", "--json", "report.json"],
+            |run| {
                 run.env("LOCAL_STACK_POSTGRES_URL", primary.url_for("shop"));
                 run.env("LOCAL_STACK_REDIS_URL", stack.redis().master().url());
-            });
+            },
+        );
         demo.wait(Duration::from_secs(120));
         let report = demo.json("report.json");
         assert_eq!(report["servers"], "external");

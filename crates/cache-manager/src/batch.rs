@@ -33,7 +33,7 @@ impl<V: CacheValue> Cache<V> {
         let mut found = vec![None; keys.len()];
         let mut missing = self.local_many(keys, &mut found)?;
         for piece in missing.chunks_mut(MOST) {
-            let rest = Box::pin(self.shared_many(piece, &mut found)).await;
+            let rest = Box::pin(self.shared_many(piece, false, &mut found)).await;
             self.core.counters.mine().add(Count::Nothing, rest as u64);
         }
         Ok(found.into_iter().map(|hit| hit.and_then(|hit| hit.value)).collect())
@@ -60,7 +60,7 @@ impl<V: CacheValue> Cache<V> {
         let mut found: Vec<Option<Hit<V>>> = vec![None; keys.len()];
         let mut missing = self.local_many(keys, &mut found)?;
         for piece in missing.chunks_mut(MOST) {
-            Box::pin(self.shared_many(piece, &mut found)).await;
+            Box::pin(self.shared_many(piece, true, &mut found)).await;
         }
         let open: Vec<usize> = (0..keys.len()).filter(|at| found[*at].is_none()).collect();
         // Each open key flies by itself; those that get as far as their loader meet in one call.
@@ -127,14 +127,19 @@ impl<V: CacheValue> Cache<V> {
         Ok(missing)
     }
 
-    /// Fills in what L2 and L3 have; how many are left.
-    async fn shared_many(&self, missing: &mut [(usize, Key)], found: &mut [Option<Hit<V>>]) -> usize {
+    /// Fills in what L2 and L3 have; how many are left. `loads`: whether there is a loader for the rest.
+    async fn shared_many(
+        &self,
+        missing: &mut [(usize, Key)],
+        loads: bool,
+        found: &mut [Option<Hit<V>>],
+    ) -> usize {
         let begun: Vec<Begun> =
             missing.iter().map(|(_, key)| self.core.ledger.begin(key, &self.region)).collect();
         let l2 = self.core.l2_of(&self.region).map(|tier| (tier, Level::L2));
         let l3 = self.core.l3_worth(&self.region).map(|tier| (tier, Level::L3));
         for (tier, level) in [l2, l3].into_iter().flatten() {
-            self.tier_many(tier, level, missing, &begun, found).await;
+            self.tier_many(tier, level, missing, &begun, loads, found).await;
         }
         missing.iter().filter(|(at, _)| found[*at].is_none()).count()
     }
@@ -145,6 +150,7 @@ impl<V: CacheValue> Cache<V> {
         level: Level,
         missing: &[(usize, Key)],
         begun: &[Begun],
+        loads: bool,
         found: &mut [Option<Hit<V>>],
     ) {
         let open: Vec<usize> =
@@ -159,8 +165,12 @@ impl<V: CacheValue> Cache<V> {
             let (at, key) = &missing[n];
             let Some(stored) = stored.filter(|stored| !stored.fresh_for.is_zero()) else { continue };
             let Some(slot) = self.decode(&stored, begun[n].start, begun[n].at) else { continue };
+            let outdated = self.core.beside.outdates(key, slot.loaded_at);
+            if outdated && loads {
+                continue;
+            }
             self.core.counters.count(crate::load::counted(level));
-            if !self.core.beside.outdates(key, slot.loaded_at) {
+            if !outdated {
                 self.core.ledger.fill(key, &self.region, &self.core.l1, begun[n].at, slot.clone());
             }
             found[*at] = Some(self.hit(slot, level, false));

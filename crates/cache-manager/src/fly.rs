@@ -43,7 +43,8 @@ pub(crate) struct Task<V> {
     patient: bool,
     /// Load although there may be a fresh value.
     force: bool,
-    /// Another process has L2's claim and this one does not wait for it, as batches do not.
+    /// Another process has L2's claim and this one does not wait for it, as batches do not: then it is not noted, or
+    /// processes whose batches meet all the time would never take each other's values.
     beside: bool,
     /// The expired value, for the loader and for the case that it fails, and who had it.
     previous: Option<(Slot, Level)>,
@@ -131,17 +132,15 @@ impl<V: CacheValue> Task<V> {
                     Some(slot) => Landed { slot, level: Level::L1 },
                     None => Landed { slot: brought.slot.clone(), level: brought.level },
                 };
-                let unseen = landed.level == Level::L1;
+                if landed.level == Level::L1 {
+                    self.forget_beside(noted);
+                }
                 self.flight.land(Ok(landed));
                 // A value from L2 needs no fill, one that an invalidation overtook must not have one.
-                let filled = if fill == Fill::Fenced || brought.level == Level::L2 {
+                if fill == Fill::Fenced || brought.level == Level::L2 {
                     self.give_back(claims).await;
-                    false
                 } else {
-                    self.fill(claims, brought).await
-                };
-                if let Some(noted) = noted.filter(|_| filled || unseen) {
-                    self.cache.core.beside.forget(&self.key, noted);
+                    self.fill(claims, brought, noted).await;
                 }
             }
             Err(error) => {
@@ -253,7 +252,13 @@ impl<V: CacheValue> Task<V> {
                 Landing { fill, instead: None }
             }
             _ => {
-                let valid = |slot: &Slot| core.servable(region, slot, core.watch.now());
+                let now = core.watch.now();
+                // Who forces a load does not want what was loaded before.
+                let since =
+                    if self.force { now.saturating_sub(millis(self.flight.began.elapsed())) } else { 0 };
+                let valid = |slot: &Slot| {
+                    core.servable(region, slot, now) && is::<V>(slot) && slot.loaded_at >= since
+                };
                 core.ledger.land(&self.key, region, &core.l1, &self.flight, slot.cloned(), valid)
             }
         };
@@ -263,8 +268,13 @@ impl<V: CacheValue> Task<V> {
         landing
     }
 
-    /// Whether L2 has it now.
-    async fn fill(&self, claims: Claims, brought: Brought) -> bool {
+    fn forget_beside(&self, noted: Option<u64>) {
+        if let Some(noted) = noted {
+            self.cache.core.beside.forget(&self.key, noted);
+        }
+    }
+
+    async fn fill(&self, claims: Claims, brought: Brought, noted: Option<u64>) {
         let core = &self.cache.core;
         let region = &self.cache.region;
         let key = tier_key(region, &self.key);
@@ -276,9 +286,10 @@ impl<V: CacheValue> Task<V> {
                 let fresh = Fresh { body: brought.body.clone(), fresh_for, keep_for, age };
                 let filled = matches!(l2.fill(&key, ticket, fresh).await, Ok(true));
                 core.counters.count(if filled { Count::L2Fill } else { Count::L2FillRefused });
-                return filled;
+                if filled {
+                    self.forget_beside(noted);
+                }
             }
-            false
         };
         let l3 = async {
             if let (Some(ticket), Some(l3)) = (claims.l3, core.l3_worth(region))
@@ -290,6 +301,6 @@ impl<V: CacheValue> Task<V> {
                 core.counters.count(if filled { Count::L3Fill } else { Count::L3FillRefused });
             }
         };
-        tokio::join!(l2, l3).0
+        tokio::join!(l2, l3);
     }
 }

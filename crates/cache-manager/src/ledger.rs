@@ -248,25 +248,22 @@ impl Ledger {
         let known =
             |held: &&Slot| held.version != 0 && slot.version != 0 && held.start >= region.soft_floor();
         let ordered = held.as_ref().filter(known);
-        // L3 has no order: of two of its values the last to come is taken for the newer.
-        let unordered = slot.version == 0 && held.as_ref().is_some_and(|held| held.version == 0);
+        // L3 has no order: of two of its values the one that was loaded later is taken for the newer.
+        let later = |held: &Slot| held.version == 0 && held.loaded_at <= slot.loaded_at;
+        let unordered = slot.version == 0 && held.as_ref().is_some_and(later);
         let alone = slot.start >= stripe.landed[at] || unordered;
+        let refusal = self.refusal(&stripe, key, region, began, &slot);
+        let newer = ordered.is_some_and(|held| held.version > slot.version);
+        if refusal.is_none() && ordered.is_none() && !alone {
+            // It does not count as landed, or reads that come back at once would keep each other out of L1.
+            l1.remove(key);
+            return Fill::Overtaken;
+        }
         stripe.landed[at] = self.advance();
-        if let Some(refusal) = self.refusal(&stripe, key, region, began, &slot) {
-            return refusal;
-        }
-        match ordered {
-            Some(held) if held.version > slot.version => return Fill::Done,
-            None if !alone => {
-                l1.remove(key);
-                return Fill::Overtaken;
-            }
-            _ => {}
-        }
-        if !region.options.skip_l1 {
+        if refusal.is_none() && !newer && !region.options.skip_l1 {
             l1.insert(key.clone(), slot);
         }
-        Fill::Done
+        refusal.unwrap_or(Fill::Done)
     }
 
     /// Why the value must not go into L1, whatever L1 holds.
@@ -318,6 +315,9 @@ impl Ledger {
             if held.is_some() {
                 return Landing { fill, instead: held };
             }
+            if fill == Fill::Overtaken {
+                l1.remove(key);
+            }
             // Nor may the load that is listed bring something older afterwards. Once, or readers that come back at once
             // would have every load overtake the next one.
             if !flight.overtaken.load(Ordering::Relaxed) {
@@ -365,7 +365,9 @@ fn overtake(stripe: &mut Stripe, key: &Key) {
 
 fn list(stripe: &mut Stripe, key: &Key, region: &Region, start: u64) -> Led {
     let flight = Arc::new(Flight::new(start));
-    stripe.flights.insert(key.clone(), Arc::clone(&flight));
+    if let Some(replaced) = stripe.flights.insert(key.clone(), Arc::clone(&flight)) {
+        replaced.overtaken.store(true, Ordering::Relaxed);
+    }
     let bypass = region.is_pending() || stripe.pending.contains_key(key);
     let fence = stripe.fences.get(key).map_or(0, |fence| fence.at).max(region.hard_floor());
     Led { flight, bypass, fence }

@@ -40,12 +40,12 @@ pub(crate) struct Begun {
 /// What became of a value that was to be stored in L1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Fill {
-    /// Stored, or what L1 has is newer.
+    /// Stored, or what L1 has is newer in L2's order.
     Done,
     /// This process does not know whether it is current (a gap of the journal came in between): in L1 at most as a last
     /// resort, while the tiers, which have guards of their own, may take it.
     Unverified,
-    /// Another read or load of the key was answered meanwhile, and which is newer is unknown: L1 has neither.
+    /// Another read or load of the key was answered meanwhile, and which is newer is unknown: not stored in L1.
     Overtaken,
     /// An invalidation is newer: stored nowhere.
     Fenced,

@@ -163,10 +163,10 @@ impl PostgresTier {
         ticket: &Ticket,
         value: &Fresh,
     ) -> Result<bool, TierError> {
-        let Some(claimed) = ticket.held.downcast_ref::<Claimed>() else { return Err(TierError::TimedOut) };
-        if claimed.began.elapsed() > self.longest_load {
-            return Err(TierError::TimedOut);
-        }
+        let claimed = ticket.held.downcast_ref::<Claimed>();
+        let Some(claimed) = claimed.filter(|claimed| claimed.began.elapsed() <= self.longest_load) else {
+            return Err(TierError::Unavailable("the claim is too old, or not of this tier".to_owned()));
+        };
         let until = claimed.at.saturating_add(micros(self.longest_load));
         let query = sqlx::query(AssertSqlSafe(sql.to_owned()))
             .bind(id(key))

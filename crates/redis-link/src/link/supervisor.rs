@@ -21,7 +21,7 @@ use std::{
 use tokio::{sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
 
-/// A generation that lived shorter does not reset the back-off: something keeps killing it.
+/// Generations that live shorter are replaced at growing distances: something keeps killing them.
 const SETTLED: Duration = Duration::from_secs(1);
 
 /// What a link's handles, supervisor, subscriptions and metrics share.

@@ -170,7 +170,10 @@ fn run() -> anyhow::Result<()> {
         )
         .init();
     let (sender, mut commands) = mpsc::channel(1024);
+    let alone = CancellationToken::new();
+    let end = alone.clone().drop_guard();
     std::thread::Builder::new().name("commands".into()).spawn(move || {
+        let _end = end;
         for line in std::io::stdin().lines().map_while(Result::ok) {
             let Ok(command) = serde_json::from_str::<Command>(&line) else { return };
             if sender.blocking_send(command).is_err() {
@@ -183,13 +186,26 @@ fn run() -> anyhow::Result<()> {
     };
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(start.threads).enable_all().build()?;
-    runtime.block_on(serve(start, commands))
+    let served = runtime.block_on(serve(start, commands, alone));
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    served
 }
 
-async fn serve(start: Start, mut commands: mpsc::Receiver<Command>) -> anyhow::Result<()> {
-    let service = Arc::new(open(&start).await?);
+/// `alone`: the coordinator is gone, and its servers with it.
+async fn serve(
+    start: Start,
+    mut commands: mpsc::Receiver<Command>,
+    alone: CancellationToken,
+) -> anyhow::Result<()> {
     let over = CancellationToken::new();
-    let received = messages::subscribe(&service, over.clone()).await?;
+    let opened = async {
+        let service = Arc::new(open(&start).await?);
+        let received = messages::subscribe(&service, over.clone()).await?;
+        anyhow::Ok((service, received))
+    };
+    // Whoever waits for servers that have just been killed waits for long.
+    let Some(opened) = alone.run_until_cancelled(opened).await else { return Ok(()) };
+    let (service, received) = opened?;
     let mut background = JoinSet::new();
     let floors = service.clone();
     background.spawn(async move {

@@ -166,7 +166,8 @@ pub trait Tier: Debug + Send + Sync + 'static {
     async fn seize(&self, key: &TierKey, deadline: Deadline) -> Result<Ticket, TierError>;
 
     /// Stores a value as the newest and voids what others claimed before; `false` when an invalidation, or somebody else
-    /// who sets the key, came after the ticket was given.
+    /// who sets the key, came after the ticket was given. By default a [`fill`](Self::fill), which is right where `seize`
+    /// has voided the claims already.
     ///
     /// # Errors
     /// When it is not known to be stored.
@@ -176,7 +177,9 @@ pub trait Tier: Debug + Send + Sync + 'static {
         ticket: Ticket,
         value: Fresh,
         deadline: Deadline,
-    ) -> Result<bool, TierError>;
+    ) -> Result<bool, TierError> {
+        self.fill(key, ticket, value, deadline).await
+    }
 
     /// Removes the values and voids all claims. When this returns, no value loaded before it was called can be read.
     ///

@@ -154,16 +154,6 @@ impl Tier for MemoryTier {
         Ok(content.lease(key))
     }
 
-    async fn put(
-        &self,
-        key: &TierKey,
-        ticket: Ticket,
-        value: Fresh,
-        deadline: Deadline,
-    ) -> Result<bool, TierError> {
-        self.fill(key, ticket, value, deadline).await
-    }
-
     async fn invalidate(&self, keys: &[TierKey], _: Deadline) -> Result<(), TierError> {
         let mut content = self.content()?;
         for key in keys {

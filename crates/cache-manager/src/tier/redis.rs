@@ -219,16 +219,6 @@ impl Tier for RedisTier {
         }
     }
 
-    async fn put(
-        &self,
-        key: &TierKey,
-        ticket: Ticket,
-        value: Fresh,
-        deadline: Deadline,
-    ) -> Result<bool, TierError> {
-        self.fill(key, ticket, value, deadline).await
-    }
-
     async fn invalidate(&self, keys: &[TierKey], deadline: Deadline) -> Result<(), TierError> {
         let generation = self.generation()?;
         for some in keys.chunks(64) {

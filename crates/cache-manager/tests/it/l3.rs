@@ -77,6 +77,21 @@ async fn values_are_filled_read_and_invalidated() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_set_that_may_not_store_its_value_voids_claims_all_the_same() {
+    let world = World::shared().await;
+    let pool = world.pool().await;
+    let tier = PostgresTier::new(pool.clone(), Duration::from_secs(10));
+    let seized = tier.seize(&key("a"), Deadline::never()).await.unwrap();
+    // As if the tables had been emptied.
+    let empty = format!("DELETE FROM {}", pool.schema().table("cache_incarnation"));
+    sqlx::query(AssertSqlSafe(empty)).execute(&pool.primary()).await.unwrap();
+    let other = claim(&tier, "a").await;
+    assert!(!tier.put(&key("a"), seized, fresh("set"), Deadline::never()).await.unwrap());
+    assert!(!tier.fill(&key("a"), other, fresh("old"), Deadline::never()).await.unwrap());
+    assert_eq!(read(&tier, "a").await, None);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_claim_from_before_a_commit_never_counts() {
     let world = World::shared().await;
     let pool = world.pool().await;

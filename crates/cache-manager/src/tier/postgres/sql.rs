@@ -68,22 +68,20 @@ impl Sql {
             )
         };
         let voided = format!("{})", voids("$1", "$2", "$4::text::pg_snapshot"));
-        let allowed = format!(
-            "FROM {{schema}}.cache_incarnation m WHERE m.id = $5::text::uuid AND {MICROS} < $6 AND NOT {voided}"
-        );
-        let store = |snapshot: &str, own: &str, from: &str| {
+        let store = |snapshot: &str, own: &str, also_from: &str| {
             format!(
                 "INSERT INTO {{schema}}.cache_entries AS e ({COLUMNS}) \
-                 SELECT $1, $2, $3, {snapshot}, {own}, {} {from} {OVERWRITE}",
+                 SELECT $1, $2, $3, {snapshot}, {own}, {} FROM {{schema}}.cache_incarnation m{also_from} \
+                 WHERE m.id = $5::text::uuid AND {MICROS} < $6 AND NOT {voided} {OVERWRITE}",
                 times("$7", "$8", "$9"),
             )
         };
-        let fill = store("$4::text::pg_snapshot", "NULL", &allowed);
-        // Its own tombstone voids what others claimed; the statement does not see it yet. Whoever comes too late leaves
-        // none: it would void what was set since.
+        let fill = store("$4::text::pg_snapshot", "NULL", "");
+        // Its own tombstone voids what others claimed; the statement does not see it yet. Where another change has come
+        // meanwhile that one voids as much, and ours would void what was set since.
         let put = format!(
-            "WITH t AS (INSERT INTO {{schema}}.cache_tombstones (id) SELECT $1 {allowed} RETURNING xid) {}",
-            store("pg_current_snapshot()", "t.xid", "FROM t")
+            "WITH t AS (INSERT INTO {{schema}}.cache_tombstones (id) SELECT $1 WHERE NOT {voided} RETURNING xid) {}",
+            store("pg_current_snapshot()", "t.xid", ", t")
         );
         let expire = format!(
             "DELETE FROM {{schema}}.cache_entries WHERE id IN (SELECT id FROM {{schema}}.cache_entries \

@@ -86,7 +86,8 @@ impl Address {
     }
 }
 
-fn encode(text: &str) -> String {
+/// For any part of a URL.
+pub(crate) fn encode(text: &str) -> String {
     let mut encoded = String::with_capacity(text.len());
     for byte in text.bytes() {
         if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {

@@ -2,7 +2,8 @@
 //! which is the watchdog's.
 
 use std::fs::{self, DirBuilder, File};
-use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _, chown};
+use std::io::Write as _;
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _, chown};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -10,6 +11,7 @@ use rustix::fs::{FlockOperation, flock};
 
 use crate::account::Account;
 use crate::error::Error;
+use crate::launcher::Launcher;
 use crate::watchdog;
 
 const PREFIX: &str = "local-stack-";
@@ -31,6 +33,7 @@ const PATH_LIMIT: usize = 62;
 pub(crate) struct Directory {
     path: PathBuf,
     account: Option<Account>,
+    launcher: Launcher,
     /// Locked for as long as we live, for [`sweep`].
     _lock: File,
 }
@@ -59,9 +62,10 @@ pub(crate) fn name(account: Option<Account>, durable: bool) -> Result<PathBuf, E
 
 impl Directory {
     /// Takes possession of a directory that the watchdog has made.
-    pub(crate) fn adopt(path: PathBuf, account: Option<Account>) -> Result<Self, Error> {
-        let directory = Self { _lock: lock(&path)?, path, account };
+    pub(crate) fn adopt(path: PathBuf, account: Option<Account>, launcher: Launcher) -> Result<Self, Error> {
+        let directory = Self { _lock: lock(&path)?, path, account, launcher };
         directory.make("logs")?;
+        directory.launcher.furnish(&directory)?;
         Ok(directory)
     }
 
@@ -73,19 +77,21 @@ impl Directory {
         self.account
     }
 
+    /// What runs the programs that work in here.
+    pub(crate) fn launcher(&self) -> &Launcher {
+        &self.launcher
+    }
+
     /// Makes a directory of this name, mode 0700, owned by the servers' user.
     pub(crate) fn make(&self, name: &str) -> Result<PathBuf, Error> {
         let path = self.path.join(name);
-        DirBuilder::new().mode(0o700).create(&path).map_err(Error::file("create", &path))?;
-        self.own(&path)?;
+        make(&path, self.account)?;
         Ok(path)
     }
 
     /// Writes a file that only the servers' user may read.
     pub(crate) fn write(&self, path: &Path, text: &str) -> Result<(), Error> {
-        fs::write(path, text).map_err(Error::file("write", path))?;
-        fs::set_permissions(path, fs::Permissions::from_mode(0o600)).map_err(Error::file("protect", path))?;
-        self.own(path)
+        write(path, text, self.account)
     }
 
     /// The log of the server of this name.
@@ -104,14 +110,31 @@ impl Directory {
     pub(crate) fn copy_tree(&self, from: &Path, to: &Path) -> Result<(), Error> {
         copy_tree(from, to, self.account)
     }
+}
 
-    fn own(&self, path: &Path) -> Result<(), Error> {
-        match self.account {
-            Some(Account { uid, gid }) => {
-                chown(path, Some(uid), Some(gid)).map_err(Error::file("give to the servers' user", path))
-            }
-            None => Ok(()),
+/// Makes a directory, mode 0700, and gives it to this user.
+pub(crate) fn make(path: &Path, account: Option<Account>) -> Result<(), Error> {
+    DirBuilder::new().mode(0o700).create(path).map_err(Error::file("create", path))?;
+    give(path, account)
+}
+
+/// Writes a file that only this user may read, ours if there is none.
+pub(crate) fn write(path: &Path, text: &str, account: Option<Account>) -> Result<(), Error> {
+    let mut file = File::options();
+    let file = file.write(true).create(true).truncate(true).mode(0o600).open(path);
+    let mut file = file.map_err(Error::file("write", path))?;
+    file.write_all(text.as_bytes()).map_err(Error::file("write", path))?;
+    // One that was there already keeps its mode when it is opened.
+    file.set_permissions(fs::Permissions::from_mode(0o600)).map_err(Error::file("protect", path))?;
+    give(path, account)
+}
+
+fn give(path: &Path, account: Option<Account>) -> Result<(), Error> {
+    match account {
+        Some(Account { uid, gid }) => {
+            chown(path, Some(uid), Some(gid)).map_err(Error::file("give to the servers' user", path))
         }
+        None => Ok(()),
     }
 }
 
@@ -127,15 +150,8 @@ fn lock(directory: &Path) -> Result<File, Error> {
 
 /// Copies a directory of plain files and directories, private to its owner.
 pub(crate) fn copy_tree(from: &Path, to: &Path, account: Option<Account>) -> Result<(), Error> {
-    let give = |path: &Path| match account {
-        Some(Account { uid, gid }) => {
-            chown(path, Some(uid), Some(gid)).map_err(Error::file("give away", path))
-        }
-        None => Ok(()),
-    };
     if !to.exists() {
-        DirBuilder::new().mode(0o700).create(to).map_err(Error::file("create", to))?;
-        give(to)?;
+        make(to, account)?;
     }
     for entry in fs::read_dir(from).map_err(Error::file("read", from))? {
         let entry = entry.map_err(Error::file("read", from))?;
@@ -144,7 +160,7 @@ pub(crate) fn copy_tree(from: &Path, to: &Path, account: Option<Account>) -> Res
             copy_tree(&source, &target, account)?;
         } else {
             fs::copy(&source, &target).map_err(Error::file("write", &target))?;
-            give(&target)?;
+            give(&target, account)?;
         }
     }
     Ok(())

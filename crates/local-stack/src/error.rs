@@ -29,13 +29,45 @@ pub enum Error {
     },
     /// A fault or a restart was asked of a server that this process did not start.
     #[error(
-        "{operation} of {server} refused: it is an external server, not ours to stop; use the native provider"
+        "{operation} of {server} refused: it is an external server, not ours to stop; use the native provider or containers"
     )]
     NotOurs {
         /// What was asked.
         operation: &'static str,
         /// The server's name.
         server: String,
+    },
+    /// No container engine of this machine answers.
+    #[error(
+        "no container engine to use: {reason}; start one (sudo systemctl start docker, or sudo dockerd), or set \
+         LOCAL_STACK_PROVIDER=native"
+    )]
+    NoEngine {
+        /// Why.
+        reason: String,
+    },
+    /// An image is neither here nor to be had.
+    #[error(
+        "image {image} is not on this machine and could not be pulled: {reason}; run: docker pull {image}, or name one \
+         that is here by {variable} (in this workspace `cargo xtask images` builds some)"
+    )]
+    NoImage {
+        /// The image.
+        image: String,
+        /// The variable that names another one.
+        variable: &'static str,
+        /// Why it could not be pulled.
+        reason: String,
+    },
+    /// A container could not be started.
+    #[error("{program} could not be run in a container of {image}: {reason}")]
+    Container {
+        /// The program.
+        program: String,
+        /// The image.
+        image: String,
+        /// What the engine said.
+        reason: String,
     },
     /// A server's process does not run (killed, or never restarted).
     #[error("{server} does not run ({status}); restart it first")]
@@ -133,6 +165,12 @@ pub enum Error {
         /// What is wrong, and the mend.
         reason: String,
     },
+    /// A certificate could not be made.
+    #[error("a certificate could not be made: {reason}")]
+    Certificate {
+        /// Why.
+        reason: String,
+    },
     /// The stack was built without this part.
     #[error("this stack has no {part}; ask for it in Stack::builder()")]
     NoSuchPart {
@@ -168,6 +206,12 @@ pub enum Error {
         /// What the closure said.
         reason: String,
     },
+    /// The servers that should know which one is master do not agree, or none of them answers.
+    #[error("no master is agreed on: {said}")]
+    NoMaster {
+        /// What each of them said.
+        said: String,
+    },
     /// A condition did not come true in time.
     #[error("{what}: not so after {waited:?}")]
     Waited {
@@ -190,11 +234,15 @@ impl Error {
         match self {
             Self::NotReady { .. }
             | Self::Unreachable { .. }
+            | Self::NoMaster { .. }
             | Self::Waited { .. }
             | Self::PortTaken { .. } => true,
             Self::Missing { .. }
             | Self::Install { .. }
             | Self::NotOurs { .. }
+            | Self::NoEngine { .. }
+            | Self::NoImage { .. }
+            | Self::Container { .. }
             | Self::NotRunning { .. }
             | Self::DiedAtStart { .. }
             | Self::File { .. }
@@ -203,6 +251,7 @@ impl Error {
             | Self::NoAccount { .. }
             | Self::Directory { .. }
             | Self::Setting { .. }
+            | Self::Certificate { .. }
             | Self::NoSuchPart { .. }
             | Self::Refused { .. }
             | Self::Template { .. }

@@ -52,6 +52,22 @@ pub struct RedisBinary {
     pub version: String,
 }
 
+/// PgBouncer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PgBouncerBinary {
+    /// Its binary.
+    pub server: PathBuf,
+    /// Such as `1.18.0`.
+    pub version: String,
+}
+
+impl RedisBinary {
+    /// The first number of its version.
+    pub(crate) fn major(&self) -> u32 {
+        self.version.split('.').next().and_then(|major| major.parse().ok()).unwrap_or_default()
+    }
+}
+
 /// What [`find_servers`] found.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Found {
@@ -119,24 +135,34 @@ pub fn find_postgres() -> Result<PostgresBinaries, Error> {
 
 /// Finds Redis: `LOCAL_STACK_REDIS_SERVER`, else `redis-server` or `valkey-server` on `PATH`.
 pub fn find_redis() -> Result<RedisBinary, Error> {
-    const OVERRIDE: &str = "LOCAL_STACK_REDIS_SERVER";
-    if let Some(server) = std::env::var_os(OVERRIDE).map(PathBuf::from) {
-        return match is_program(&server) {
-            true => Ok(RedisBinary { version: version(&server)?, server }),
+    let names = ["redis-server", "valkey-server"];
+    let server = program("LOCAL_STACK_REDIS_SERVER", &names, "Redis (redis-server)", "redis-server")?;
+    Ok(RedisBinary { version: version(&server)?, server })
+}
+
+/// Finds PgBouncer, which only a stack with [`PostgresOptions::pgbouncer`](crate::PostgresOptions::pgbouncer) needs:
+/// `LOCAL_STACK_PGBOUNCER`, else `pgbouncer` on `PATH`.
+pub fn find_pgbouncer() -> Result<PgBouncerBinary, Error> {
+    let server = program("LOCAL_STACK_PGBOUNCER", &["pgbouncer"], "PgBouncer (pgbouncer)", "pgbouncer")?;
+    Ok(PgBouncerBinary { version: version(&server)?, server })
+}
+
+/// What a variable names, or the first of these names that is on `PATH`.
+fn program(variable: &str, names: &[&str], what: &str, package: &str) -> Result<PathBuf, Error> {
+    if let Some(named) = std::env::var_os(variable).map(PathBuf::from) {
+        return match is_program(&named) {
+            true => Ok(named),
             false => Err(Error::Setting {
-                name: OVERRIDE.into(),
-                reason: format!("`{}` is no program", server.display()),
+                name: variable.into(),
+                reason: format!("`{}` is no program", named.display()),
             }),
         };
     }
-    match on_path("redis-server").or_else(|| on_path("valkey-server")) {
-        Some(server) => Ok(RedisBinary { version: version(&server)?, server }),
-        None => Err(Error::Missing {
-            what: "Redis (redis-server)".into(),
-            looked_in: format!("{OVERRIDE}, PATH"),
-            install_line: install_line(&["redis-server"]),
-        }),
-    }
+    names.iter().find_map(on_path).ok_or_else(|| Error::Missing {
+        what: what.into(),
+        looked_in: format!("{variable}, PATH"),
+        install_line: install_line(&[package]),
+    })
 }
 
 /// A program by name on `PATH`, or in the system's directories that a user's `PATH` may lack.
@@ -202,6 +228,7 @@ mod tests {
     fn versions_as_the_servers_print_them() {
         let postgres = "postgres (PostgreSQL) 15.13 (Debian 15.13-0+deb12u1)";
         assert_eq!(first_version(postgres).as_deref(), Some("15.13"));
+        assert_eq!(first_version("PgBouncer 1.18.0\nlibevent 2.1.12-stable\n").as_deref(), Some("1.18.0"));
         let redis = "Redis server v=7.0.15 sha=00000000:0 malloc=jemalloc-5.3.0 bits=64";
         assert_eq!(first_version(redis).as_deref(), Some("7.0.15"));
         assert_eq!(first_version("nothing here"), None);

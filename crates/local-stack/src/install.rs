@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use crate::account::is_root;
 use crate::error::Error;
-use crate::find::{Found, Servers, find_servers, on_path};
+use crate::find::{Found, PgBouncerBinary, Servers, find_pgbouncer, find_servers, on_path};
 use crate::procfs;
 
 /// Lists older than this are fetched again: the archive drops superseded versions after some days.
@@ -23,7 +23,11 @@ const LISTS: &str = "/var/lib/apt/lists";
 /// The one line that installs the missing servers on this machine.
 pub(crate) fn install_line(missing: &[&str]) -> String {
     let packages = |postgres: &str, redis: &str| {
-        let names = missing.iter().map(|name| if *name == "postgres" { postgres } else { redis });
+        let names = missing.iter().map(|name| match *name {
+            "postgres" => postgres,
+            "redis-server" => redis,
+            other => other,
+        });
         names.collect::<Vec<_>>().join(" ")
     };
     let sudo = if is_root() { "" } else { "sudo " };
@@ -45,7 +49,7 @@ pub(crate) fn install_line(missing: &[&str]) -> String {
     }
 }
 
-/// Finds the servers, or installs the missing ones. `report` is told in a sentence what is about to happen before
+/// Finds Postgres and Redis, or installs what is missing. `report` is told in a sentence what is about to happen before
 /// anything is changed.
 ///
 /// Needs Debian or Ubuntu and root; otherwise the error carries the line to run. Blocks for as long as apt takes. A
@@ -56,7 +60,40 @@ pub fn install_servers(mut report: impl FnMut(&str)) -> Result<Servers, Error> {
         Found::All(servers) => return Ok(servers),
         Found::Missing { what, install_line } => (what, install_line),
     };
-    let refuse = |reason: &str| Error::Install { reason: reason.into(), install_line: install_line.clone() };
+    install(&what, &install_line, &mut report)?;
+    match find_servers()? {
+        Found::All(servers) => {
+            report(&format!("installed {servers}"));
+            Ok(servers)
+        }
+        Found::Missing { what, .. } => Err(not_found(&what, install_line)),
+    }
+}
+
+/// Finds PgBouncer, or installs it, as [`install_servers`] does with the others; it is not among them, for only a stack
+/// that asks for it needs it.
+pub fn install_pgbouncer(mut report: impl FnMut(&str)) -> Result<PgBouncerBinary, Error> {
+    let install_line = match find_pgbouncer() {
+        Err(Error::Missing { install_line, .. }) => install_line,
+        other => return other,
+    };
+    install(&["pgbouncer"], &install_line, &mut report)?;
+    match find_pgbouncer() {
+        Err(Error::Missing { .. }) => Err(not_found(&["pgbouncer"], install_line)),
+        other => {
+            let binary = other?;
+            report(&format!("installed PgBouncer {} at {}", binary.version, binary.server.display()));
+            Ok(binary)
+        }
+    }
+}
+
+fn not_found(what: &[&str], install_line: String) -> Error {
+    Error::Install { reason: format!("apt succeeded, yet {} is not found", what.join(", ")), install_line }
+}
+
+fn install(what: &[&str], install_line: &str, report: &mut dyn FnMut(&str)) -> Result<(), Error> {
+    let refuse = |reason: &str| Error::Install { reason: reason.into(), install_line: install_line.into() };
     if on_path("apt-get").is_none() || !Path::new("/etc/debian_version").exists() {
         return Err(refuse("only Debian and Ubuntu are installed on by themselves"));
     }
@@ -64,7 +101,7 @@ pub fn install_servers(mut report: impl FnMut(&str)) -> Result<Servers, Error> {
         return Err(refuse("installing needs root"));
     }
     let packages: Vec<&str> =
-        what.iter().map(|name| if *name == "postgres" { "postgresql" } else { "redis-server" }).collect();
+        what.iter().map(|name| if *name == "postgres" { "postgresql" } else { *name }).collect();
     report(&format!(
         "installing {} by apt-get (no server of the packages is started, no cluster is created)",
         packages.join(" and ")
@@ -75,30 +112,22 @@ pub fn install_servers(mut report: impl FnMut(&str)) -> Result<Servers, Error> {
         let fetched = lists_are_stale();
         if fetched {
             report("fetching the package lists (apt-get update)");
-            apt(&["update"], &install_line)?;
+            apt(&["update"], install_line)?;
         }
         let install: Vec<&str> =
             ["install", "--yes", "--no-install-recommends"].into_iter().chain(packages).collect();
-        if let Err(first) = apt(&install, &install_line) {
+        if let Err(first) = apt(&install, install_line) {
             // Lists that looked fresh may name versions that the archive no longer has.
             if fetched {
                 return Err(first);
             }
             report("fetching the package lists (apt-get update)");
-            apt(&["update"], &install_line)?;
-            apt(&install, &install_line)?;
+            apt(&["update"], install_line)?;
+            apt(&install, install_line)?;
         }
     }
-    leave_out_of_boot(&what);
-    match find_servers()? {
-        Found::All(servers) => {
-            report(&format!("installed {servers}"));
-            Ok(servers)
-        }
-        Found::Missing { what, .. } => {
-            Err(refuse(&format!("apt succeeded, yet {} is not found", what.join(", "))))
-        }
-    }
+    leave_out_of_boot(what);
+    Ok(())
 }
 
 // The packages also ask for a start at every boot. What was installed for tests is not wanted then; `disable` touches

@@ -8,10 +8,11 @@ use std::time::{Duration, Instant};
 use crate::address::Address;
 use crate::directory::Directory;
 use crate::error::Error;
+use crate::launcher::Job;
 use crate::port;
-use crate::process::{self, Process};
+use crate::process;
 use crate::resp::Access;
-use crate::server::{self, Kind, Ours, Server};
+use crate::server::{Kind, Ours, Server};
 
 const PORTS: usize = 8;
 
@@ -39,11 +40,12 @@ pub(crate) fn launch(
     for _ in 0..PORTS {
         let Blueprint { program, arguments, home, socket, address, redis } = draw(port)?;
         let account = directory.account();
-        let failed = |source| Error::Spawn { program: program.clone(), source };
-        let command = server::command(&program, &arguments, &home, &log, account).map_err(failed)?;
-        let process = Process::spawn(command).map_err(failed)?;
+        let launcher = directory.launcher().clone();
+        let job = Job { program: &program, arguments: &arguments, home: &home, log: &log, account };
+        let process = launcher.spawn(job)?;
         let ours = Ours {
-            program: program.clone(),
+            launcher,
+            program,
             arguments,
             home,
             log: log.clone(),

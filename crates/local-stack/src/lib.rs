@@ -24,12 +24,27 @@
 //!
 //! # What it promises
 //!
-//! - **Real servers, at once.** Postgres and Redis from this machine's packages, on free ports of 127.0.0.1, each in a
+//! - **Real servers, at once.** Postgres and Redis from this machine's packages or from images, on free ports of 127.0.0.1, each in a
 //!   private directory, in well under two seconds. [`install_servers`] gets them on Debian and Ubuntu.
 //! - **Nothing survives.** Whether the owner drops the stack, panics, is interrupted or is killed with `kill -9`: within
 //!   five seconds no process and no directory is left. A process of its own, the watchdog, holds the other end of a pipe
 //!   and acts at its end. It registers nothing: a process belongs to the stack if its working directory is one of the
 //!   stack's, so there is no moment at which a server runs and would be forgotten.
+//! - **Replicas.** Streaming ones of Postgres, on request such that commits wait for them
+//!   ([`PostgresOptions::synchronous`]), and of Redis.
+//! - **PgBouncer** in transaction mode before Postgres ([`PostgresOptions::pgbouncer`]), for who wants it:
+//!   [`install_pgbouncer`] gets it.
+//! - **Sentinel and Cluster.** [`RedisOptions::with_sentinels`] starts a master with replicas and three Sentinels that
+//!   fail over within two seconds; [`Redis::sentinel_master`] says whom they name, [`Redis::failover`] makes them name
+//!   another. [`RedisOptions::cluster`] starts three masters with a replica each, in two seconds;
+//!   [`Redis::failover_to`], [`Redis::move_slot`] and [`Redis::begin_move_slot`] (half a move, for `ASK`) change who
+//!   serves what.
+//! - **TLS.** With [`RedisOptions::tls`] or [`PostgresOptions::tls`] servers speak it and nothing else over TCP, with
+//!   certificates of the stack's own [`Authority`], and ask for client certificates if told to.
+//!   [`Server::use_certificate`] gives a running server one that is expired, of another host or of a stranger, or just a
+//!   new one; [`Authority::renew_client`] renews the client's in place. (Feature `tls`, on by default.)
+//! - **Rights.** An ACL file ([`RedisOptions::acl`]) rules on every server of any topology; [`Redis::set_password`]
+//!   changes a user's passwords on all of them while they run.
 //! - **A database for every test.** [`Stack::database`] clones a template that SQL
 //!   ([`Builder::template_sql`]) or a closure ([`Stack::database_from`]) prepared once per stack. In a shared Redis a test
 //!   keeps to its [`Stack::redis_namespace`]; one that flushes or kills starts its own, in some fifty milliseconds.
@@ -45,13 +60,31 @@
 //! [`wait_for`] takes the place of sleeping. Without the feature `async` (on by default) there are the blocking faces
 //! alone, named `…_blocking`, on the standard library.
 //!
+//! # Where the servers come from
+//!
+//! | [`Provider`] | the servers are | needs |
+//! |---|---|---|
+//! | [`Native`](Provider::Native), the default | processes from this machine's packages | the packages ([`install_servers`]) |
+//! | [`Containers`](Provider::Containers) | processes from [`Images`] | the feature `containers`, an engine of this machine (rootful Docker 20.10 or newer) |
+//! | [`External`](Provider::External) | there already, by their URLs | nothing; but they are not killed, paused or restarted |
+//!
+//! A container is nothing but where a server's program comes from. It uses the host's network, and the stack's
+//! directory at the same path and as the same user; ports, files, logs, faults and the watchdog are those of native
+//! servers, and a process of a container is ended like any other (the engine then removes the container). Published
+//! ports would give a server two addresses, one for clients and one for its replicas, and what Sentinel and Cluster
+//! tell their clients would be the wrong one. A container whose start was under way when its owner was killed either
+//! finds its directory gone and ends at once, or was never started: then it has no process and no data, and the next
+//! stack removes it.
+//!
 //! # The environment
 //!
 //! | variable | meaning |
 //! |---|---|
+//! | `LOCAL_STACK_PROVIDER` | `native`, `containers` or `external`, for [`Provider::Auto`] |
+//! | `LOCAL_STACK_POSTGRES_IMAGE`, `LOCAL_STACK_REDIS_IMAGE`, `LOCAL_STACK_PGBOUNCER_IMAGE` | what containers run, instead of the official images |
 //! | `LOCAL_STACK_POSTGRES_URL`, `LOCAL_STACK_REDIS_URL` | use these servers ([`Provider::External`]); faults of processes then answer [`Error::NotOurs`] |
 //! | `LOCAL_STACK_POSTGRES_REPLICA_URLS`, `LOCAL_STACK_REDIS_REPLICA_URLS` | their replicas, separated by commas |
-//! | `LOCAL_STACK_POSTGRES_BIN_DIR`, `LOCAL_STACK_REDIS_SERVER` | where the binaries are, instead of looking for them |
+//! | `LOCAL_STACK_POSTGRES_BIN_DIR`, `LOCAL_STACK_REDIS_SERVER`, `LOCAL_STACK_PGBOUNCER` | where the binaries are, instead of looking for them |
 //! | `LOCAL_STACK_DIR` | where data go, instead of `/dev/shm` if memory is plenty, or else the temporary directory |
 //! | `LOCAL_STACK_CACHE_DIR` | where `initdb`'s result is kept, instead of `~/.cache/local-stack` |
 //! | `LOCAL_STACK_USER` | the servers' user when we are root, instead of `postgres`, `redis` or `nobody` |
@@ -67,15 +100,22 @@
 //! - All clusters are copies of one cached `initdb` and so have one system identifier; see
 //!   [`PostgresOptions::own_identity`].
 //! - A promotion or a new master is the running server's: a Redis replica that is restarted follows the master that it
-//!   was started with.
+//!   was started with. Where Sentinels watch they write it into the servers' settings, and it stays.
+//! - Our own commands go through the servers' Unix sockets, which ask for no certificate: a Redis or a Sentinel that
+//!   speaks TLS has no other port that is plain.
+//! - A path in a URL (`sslrootcert`) is of the stack's directory and goes with it. Keys of servers can be read by the
+//!   servers' user alone, keys of clients by the stack's owner alone.
+//! - Redis' user `local-stack` is ours, on every server: for commands, replication and Sentinels.
+//! - The engine is spoken to on a thread of its own that is never ended: no handle of a stack needs a runtime.
 //! - Needs Linux (`/proc`), Postgres 13 and Redis 6.2 or Valkey 7.2, or newer.
 //! - Everything blocking runs to its end when its future is dropped.
 //!
-//! Not yet: containers as a provider, TLS on the servers, Sentinel and Cluster, rewinding a former Postgres primary.
+//! Not yet: external Sentinels and clusters, rewinding a former Postgres primary.
 
 mod error;
 mod options;
 
+mod authority;
 mod database;
 #[cfg(feature = "async")]
 mod proxy;
@@ -86,14 +126,22 @@ mod stack;
 mod wait;
 
 mod find;
+mod images;
 mod install;
 mod provider;
 
 mod account;
 mod address;
 mod blocking;
+#[cfg(all(feature = "containers", target_os = "linux"))]
+mod containers;
+#[cfg(not(all(feature = "containers", target_os = "linux")))]
+#[path = "containers/absent.rs"]
+mod containers;
 mod directory;
 mod launch;
+mod launcher;
+mod pgbouncer;
 mod pgwire;
 mod port;
 mod postgres;
@@ -103,16 +151,24 @@ mod redis;
 mod resp;
 mod watchdog;
 
+pub use authority::{Authority, Certificate, KeyPair};
 pub use database::{Database, via};
 pub use error::Error;
-pub use find::{Found, PostgresBinaries, RedisBinary, Servers, find_postgres, find_redis, find_servers};
-pub use install::install_servers;
-pub use options::{Auth, ExternalUrls, PostgresOptions, Provider, RedisOptions, START_TIMEOUT};
+pub use find::{
+    Found, PgBouncerBinary, PostgresBinaries, RedisBinary, Servers, find_pgbouncer, find_postgres,
+    find_redis, find_servers,
+};
+pub use images::Images;
+pub use install::{install_pgbouncer, install_servers};
+pub use options::{
+    Auth, CLUSTER_NODE_TIMEOUT, ClientCertificates, ExternalUrls, PostgresOptions, Provider, RedisOptions,
+    SENTINEL_DOWN_AFTER, START_TIMEOUT, TlsOptions,
+};
 pub use pgwire::Row;
 pub use postgres::Postgres;
 #[cfg(feature = "async")]
 pub use proxy::{Existing, FaultProxy, Traffic};
-pub use redis::Redis;
+pub use redis::{Redis, SlotMove};
 pub use resp::Reply;
 pub use server::{Kind, Server};
 pub use shared::SharedStack;

@@ -4,30 +4,35 @@
 //! is a complete base backup, so `pg_basebackup` and its checkpoint are not needed and a replica costs what copying
 //! forty megabytes costs. The data directory itself comes from a cache of `initdb`'s result.
 
+mod synchronous;
+mod tls;
+
 use std::fs;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use crate::address::Address;
+use crate::authority::Authority;
 use crate::directory::{self, Directory};
 use crate::error::Error;
 use crate::find::PostgresBinaries;
 use crate::launch::{Blueprint, launch, left, password};
-use crate::options::{Auth, PostgresOptions};
-use crate::server::{self, Kind, Server};
+use crate::launcher::Job;
+use crate::options::{Auth, PostgresOptions, TlsOptions};
+use crate::server::{Kind, Server};
 
 /// The Postgres servers of a stack.
 #[derive(Debug, Clone)]
 pub struct Postgres {
     primary: Server,
     replicas: Vec<Server>,
+    pgbouncer: Option<Server>,
 }
 
 impl Postgres {
     pub(crate) fn of(primary: Server, replicas: Vec<Server>) -> Self {
-        Self { primary, replicas }
+        Self { primary, replicas, pgbouncer: None }
     }
 
     /// The server that was started as primary, whatever became of it since.
@@ -40,7 +45,29 @@ impl Postgres {
         &self.replicas
     }
 
-    /// All of them, the primary first.
+    /// PgBouncer before the primary.
+    ///
+    /// # Panics
+    /// If the stack was built without it.
+    #[track_caller]
+    pub fn pgbouncer(&self) -> &Server {
+        match self.try_pgbouncer() {
+            Ok(pgbouncer) => pgbouncer,
+            Err(error) => panic!("{error}"),
+        }
+    }
+
+    /// PgBouncer before the primary, or [`Error::NoSuchPart`].
+    pub fn try_pgbouncer(&self) -> Result<&Server, Error> {
+        self.pgbouncer.as_ref().ok_or_else(|| Error::NoSuchPart { part: "PgBouncer".into() })
+    }
+
+    pub(crate) fn behind(mut self, pgbouncer: Server) -> Self {
+        self.pgbouncer = Some(pgbouncer);
+        self
+    }
+
+    /// All that hold data, the primary first.
     pub fn servers(&self) -> impl Iterator<Item = &Server> {
         std::iter::once(&self.primary).chain(&self.replicas)
     }
@@ -101,12 +128,18 @@ pub(crate) fn start(
     directory: &Directory,
     binaries: &PostgresBinaries,
     options: &PostgresOptions,
+    authority: Option<&Authority>,
     until: Instant,
 ) -> Result<Postgres, Error> {
+    if options.synchronous && options.replicas == 0 {
+        let reason = "a commit can wait for replicas only; ask for one at least".into();
+        return Err(Error::Setting { name: "synchronous".into(), reason });
+    }
     let starter = Starter {
         directory,
         binaries,
         options,
+        tls: options.tls.as_ref().zip(authority),
         until,
         password: match options.auth {
             Auth::Trust => options.password.clone(),
@@ -124,7 +157,9 @@ pub(crate) fn start(
     let primary = starter.launch("postgres-0", &home, None)?;
     if let Some(password) = &starter.password {
         let quoted = password.replace('\'', "''");
-        let set = primary.sql_blocking("postgres", &format!("alter role postgres password '{quoted}'"));
+        // No replica is there yet that a synchronous commit could wait for.
+        let sql = format!("set synchronous_commit = local; alter role postgres password '{quoted}'");
+        let set = primary.sql_blocking("postgres", &sql);
         set.map_err(|error| error.without_request("alter role postgres password …"))?;
     }
     let replicas = std::thread::scope(|scope| {
@@ -141,6 +176,9 @@ pub(crate) fn start(
     let postgres = Postgres::of(primary, replicas);
     // The password, too, has to have arrived before anyone logs in at a replica.
     postgres.wait_replicas_blocking(left(until).max(Duration::from_secs(1)))?;
+    if options.synchronous {
+        postgres.wait_synchronous_blocking(left(until).max(Duration::from_secs(1)))?;
+    }
     Ok(postgres)
 }
 
@@ -170,6 +208,7 @@ struct Starter<'a> {
     directory: &'a Directory,
     binaries: &'a PostgresBinaries,
     options: &'a PostgresOptions,
+    tls: Option<(&'a TlsOptions, &'a Authority)>,
     until: Instant,
     password: Option<String>,
 }
@@ -209,15 +248,14 @@ impl Starter<'_> {
         let arguments =
             ["-D", ".", "-U", "postgres", "--auth=trust", "--encoding=UTF8", "--locale=C", "--no-sync"];
         let arguments = arguments.map(str::to_owned);
-        let failed = |source| Error::Spawn { program: initdb.clone(), source };
-        let mut command =
-            server::command(&initdb, &arguments, home, &log, self.directory.account()).map_err(failed)?;
-        let status = command.stdin(Stdio::null()).status().map_err(failed)?;
-        if status.success() {
-            return Ok(());
-        }
-        let stderr = crate::process::tail(&log);
-        Err(Error::Program { program: initdb.display().to_string(), status: status.to_string(), stderr })
+        let account = self.directory.account();
+        self.directory.launcher().run(Job {
+            program: &initdb,
+            arguments: &arguments,
+            home,
+            log: &log,
+            account,
+        })
     }
 
     fn launch(&self, name: &str, home: &Path, primary: Option<&Server>) -> Result<Server, Error> {
@@ -227,8 +265,14 @@ impl Starter<'_> {
         if primary.is_some() {
             self.directory.write(&home.join("standby.signal"), "")?;
         }
-        launch(self.directory, name, Kind::Postgres, self.until, |port| {
-            let settings = self.settings(port, home, primary.map(|primary| conninfo(primary, name)));
+        let tls = self.tls_settings(name)?;
+        let server = launch(self.directory, name, Kind::Postgres, self.until, |port| {
+            let follows = primary.map(|primary| conninfo(primary, name));
+            let mut more = tls.clone();
+            if primary.is_none() {
+                more.extend(self.synchronous_settings());
+            }
+            let settings = self.settings(port, home, follows, &more);
             self.directory.write(&base, &format!("{shipped}\n{settings}"))?;
             Ok(Blueprint {
                 program: self.binaries.directory.join("postgres"),
@@ -242,26 +286,30 @@ impl Starter<'_> {
                     host: "127.0.0.1".into(),
                     port,
                     path: "postgres".into(),
-                    query: None,
+                    query: self.url_query(),
                 },
                 redis: None,
             })
-        })
+        })?;
+        Ok(server.secured(self.tls.map(|(_, authority)| authority)))
     }
 
     fn access_rules(&self) -> String {
-        let method = match self.options.auth {
-            Auth::Password => "password",
-            Auth::Scram => "scram-sha-256",
-            Auth::Trust => "trust",
-        };
+        let method = self.options.auth.method();
+        let (host, certificate) = self.host_rule();
         format!(
             "local all,replication all trust\n\
-             host all,replication all 127.0.0.1/32 {method}\n"
+             {host} all,replication all 127.0.0.1/32 {method}{certificate}\n"
         )
     }
 
-    fn settings(&self, port: u16, home: &Path, follows: Option<String>) -> String {
+    fn settings(
+        &self,
+        port: u16,
+        home: &Path,
+        follows: Option<String>,
+        more: &[(&'static str, String)],
+    ) -> String {
         let home = home.to_string_lossy();
         let mut settings: Vec<(&str, String)> = vec![
             ("listen_addresses", "127.0.0.1".into()),
@@ -286,6 +334,7 @@ impl Starter<'_> {
             let quick = [("fsync", "off"), ("full_page_writes", "off"), ("max_wal_size", "512MB")];
             settings.extend(quick.map(|(name, value)| (name, value.to_owned())));
         }
+        settings.extend_from_slice(more);
         settings.extend(follows.map(|target| ("primary_conninfo", target)));
         settings.extend(self.options.settings.iter().map(|(name, value)| (name.as_str(), value.clone())));
         let line = |(name, value): &(&str, String)| {

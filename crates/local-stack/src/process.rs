@@ -1,7 +1,9 @@
-//! One child process: spawned in a group of its own, reaped by a thread, signalled together with its children.
-//! Not here: what the process is for, and ending it when we die (`watchdog`).
+//! One server's process: our own child, in a group of its own and reaped by a thread, or that of a container, which
+//! the engine reaps; signalled together with its children. Not here: what the process is for, and ending it when we
+//! die (`watchdog`).
 
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::{Child, Command};
@@ -12,10 +14,12 @@ use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
 
 use crate::procfs;
 
-/// A child that is reaped by a thread, so that it is a zombie at no time that matters.
+/// A process whose end a thread waits for; as a child it is a zombie at no time that matters.
 #[derive(Debug)]
 pub(crate) struct Process {
     pid: Pid,
+    /// Names the process, and never another one that got its number, if its number is not ours to give back.
+    handle: Option<OwnedFd>,
     state: Mutex<Option<String>>,
     ended: Condvar,
 }
@@ -31,21 +35,62 @@ impl Process {
         let Some(pid) = i32::try_from(child.id()).ok().and_then(Pid::from_raw) else {
             return Err(io::Error::other("a child without a process id"));
         };
-        let process = Arc::new(Self { pid, state: Mutex::new(None), ended: Condvar::new() });
-        let reaped = Arc::clone(&process);
-        std::thread::Builder::new().name("local-stack-reaper".into()).stack_size(64 * 1024).spawn(
-            move || {
-                // Wait without reaping, then reap under the lock: whoever signals under the lock signals this process,
-                // never another one that got its number.
-                while let Err(rustix::io::Errno::INTR) =
-                    waitid(WaitId::Pid(pid), WaitIdOptions::EXITED | WaitIdOptions::NOWAIT)
-                {}
-                let mut state = reaped.lock();
-                *state =
-                    Some(child.wait().map_or_else(|error| error.to_string(), |status| status.to_string()));
-                reaped.ended.notify_all();
-            },
-        )?;
+        Self::start(pid, None, move |process| {
+            // Wait without reaping, then reap under the lock: whoever signals under the lock signals this process,
+            // never another one that got its number.
+            while let Err(rustix::io::Errno::INTR) =
+                waitid(WaitId::Pid(pid), WaitIdOptions::EXITED | WaitIdOptions::NOWAIT)
+            {}
+            let mut state = process.lock();
+            *state = Some(child.wait().map_or_else(|error| error.to_string(), |status| status.to_string()));
+            process.ended.notify_all();
+        })
+    }
+
+    /// Watches over a process that somebody else will reap. `None` if there is none of this number, or not the one
+    /// that is meant, which `is_meant` is asked once the number cannot pass to another.
+    #[cfg(all(feature = "containers", target_os = "linux"))]
+    pub(crate) fn watch(pid: u32, is_meant: impl FnOnce() -> bool) -> Option<io::Result<Arc<Self>>> {
+        use rustix::event::{PollFd, PollFlags, poll};
+        use rustix::process::{PidfdFlags, pidfd_open};
+
+        let pid = i32::try_from(pid).ok().and_then(Pid::from_raw)?;
+        let handle = match pidfd_open(pid, PidfdFlags::empty()) {
+            Ok(handle) => handle,
+            Err(rustix::io::Errno::SRCH) => return None,
+            Err(other) => return Some(Err(other.into())),
+        };
+        if !is_meant() {
+            return None;
+        }
+        Some(Self::start(pid, Some(handle), |process| {
+            if let Some(handle) = &process.handle {
+                while let Err(rustix::io::Errno::INTR) = poll(&mut [PollFd::new(handle, PollFlags::IN)], None)
+                {
+                }
+            }
+            *process.lock() = Some("ended".into());
+            process.ended.notify_all();
+        }))
+    }
+
+    /// One that has ended already.
+    #[cfg(all(feature = "containers", target_os = "linux"))]
+    pub(crate) fn ended(status: String) -> io::Result<Arc<Self>> {
+        // A number that no process has: systems count to some four million.
+        let pid = Pid::from_raw(i32::MAX).ok_or_else(|| io::Error::other("not a process id"))?;
+        Ok(Arc::new(Self { pid, handle: None, state: Mutex::new(Some(status)), ended: Condvar::new() }))
+    }
+
+    fn start(
+        pid: Pid,
+        handle: Option<OwnedFd>,
+        wait: impl FnOnce(&Self) + Send + 'static,
+    ) -> io::Result<Arc<Self>> {
+        let process = Arc::new(Self { pid, handle, state: Mutex::new(None), ended: Condvar::new() });
+        let waited_for = Arc::clone(&process);
+        let thread = std::thread::Builder::new().name("local-stack-reaper".into()).stack_size(64 * 1024);
+        thread.spawn(move || wait(&waited_for))?;
         Ok(process)
     }
 
@@ -75,7 +120,15 @@ impl Process {
     /// Sends a signal to the process alone; false if it has ended.
     pub(crate) fn signal(&self, signal: Signal) -> bool {
         let state = self.lock();
-        state.is_none() && kill_process(self.pid, signal).is_ok()
+        state.is_none() && self.send(signal).is_ok()
+    }
+
+    fn send(&self, signal: Signal) -> rustix::io::Result<()> {
+        #[cfg(target_os = "linux")]
+        if let Some(handle) = &self.handle {
+            return rustix::process::pidfd_send_signal(handle, signal);
+        }
+        kill_process(self.pid, signal)
     }
 
     /// Stops the process and every child of it. The parent goes first and is waited for: a stopped parent neither

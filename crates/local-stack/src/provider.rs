@@ -1,12 +1,15 @@
-//! The `external` provider: servers that run already, by their URLs. Not here: anything that starts or ends one.
+//! Which provider is meant, and the `external` one: servers that run already, by their URLs. Not here: anything that
+//! starts or ends one.
 
 use crate::address::Address;
 use crate::error::Error;
-use crate::options::{ExternalUrls, Provider};
+use crate::images::Images;
+use crate::options::{ExternalUrls, PostgresOptions, Provider, RedisOptions, TlsOptions};
 use crate::postgres::Postgres;
 use crate::redis::Redis;
 use crate::server::{Kind, Server};
 
+const PROVIDER: &str = "LOCAL_STACK_PROVIDER";
 const POSTGRES: &str = "LOCAL_STACK_POSTGRES_URL";
 const POSTGRES_REPLICAS: &str = "LOCAL_STACK_POSTGRES_REPLICA_URLS";
 const REDIS: &str = "LOCAL_STACK_REDIS_URL";
@@ -30,21 +33,36 @@ impl ExternalUrls {
 }
 
 impl Provider {
-    /// The external URLs, if the servers are external.
-    pub(crate) fn resolved(&self) -> Option<ExternalUrls> {
-        match self {
-            Self::Native => None,
-            Self::External(urls) => Some(urls.clone()),
-            Self::Auto => {
-                let urls = ExternalUrls::from_env();
-                (urls.postgres.is_some() || urls.redis.is_some()).then_some(urls)
-            }
+    /// The provider that [`Auto`](Self::Auto) stands for, or this one.
+    pub(crate) fn resolved(&self) -> Result<Self, Error> {
+        let Self::Auto = self else { return Ok(self.clone()) };
+        let urls = ExternalUrls::from_env();
+        let named = std::env::var_os(PROVIDER).unwrap_or_default();
+        match named.to_string_lossy().trim() {
+            "native" => Ok(Self::Native),
+            "containers" => Ok(Self::Containers(Images::from_env())),
+            "external" => Ok(Self::External(urls)),
+            "" if urls.postgres.is_some() || urls.redis.is_some() => Ok(Self::External(urls)),
+            "" => Ok(Self::Native),
+            other => Err(Error::Setting {
+                name: PROVIDER.into(),
+                reason: format!("`{other}` is none of native, containers, external"),
+            }),
         }
     }
 }
 
 /// The external Postgres servers.
-pub(crate) fn postgres(urls: &ExternalUrls, replicas: usize) -> Result<Postgres, Error> {
+pub(crate) fn postgres(urls: &ExternalUrls, options: &PostgresOptions) -> Result<Postgres, Error> {
+    no_tls(options.tls.as_ref())?;
+    if let Some((name, _)) = [("synchronous", options.synchronous), ("pgbouncer", options.pgbouncer)]
+        .iter()
+        .find(|(_, asked)| *asked)
+    {
+        let reason = "this is for the owner of an external server to arrange; it needs servers of our own";
+        return Err(Error::Setting { name: (*name).into(), reason: reason.into() });
+    }
+    let replicas = options.replicas;
     let primary = required(urls.postgres.as_deref(), POSTGRES, "Postgres primary")?;
     enough(&urls.postgres_replicas, replicas, POSTGRES_REPLICAS)?;
     let primary = server("postgres-0", Kind::Postgres, POSTGRES, primary)?;
@@ -53,7 +71,14 @@ pub(crate) fn postgres(urls: &ExternalUrls, replicas: usize) -> Result<Postgres,
 }
 
 /// The external Redis servers.
-pub(crate) fn redis(urls: &ExternalUrls, replicas: usize) -> Result<Redis, Error> {
+pub(crate) fn redis(urls: &ExternalUrls, options: &RedisOptions) -> Result<Redis, Error> {
+    let asked = [("sentinels", options.sentinels), ("cluster_masters", options.cluster_masters)];
+    if let Some((name, _)) = asked.iter().find(|(_, number)| *number > 0) {
+        let reason = "an external Redis is a master with replicas so far; Sentinels and clusters need servers of our own";
+        return Err(Error::Setting { name: (*name).into(), reason: reason.into() });
+    }
+    no_tls(options.tls.as_ref())?;
+    let replicas = options.replicas;
     let master = required(urls.redis.as_deref(), REDIS, "Redis master")?;
     enough(&urls.redis_replicas, replicas, REDIS_REPLICAS)?;
     if let Some(url) = std::iter::once(master)
@@ -66,14 +91,20 @@ pub(crate) fn redis(urls: &ExternalUrls, replicas: usize) -> Result<Redis, Error
     }
     let master = server("redis-0", Kind::Redis, REDIS, master)?;
     let replicas = many("redis", Kind::Redis, REDIS_REPLICAS, &urls.redis_replicas)?;
-    Ok(Redis::of(master, replicas))
+    Ok(Redis::of(vec![master], replicas))
+}
+
+// Whether they speak TLS their URLs say, and certificates of ours would be nothing to them.
+fn no_tls(tls: Option<&TlsOptions>) -> Result<(), Error> {
+    let reason = "certificates are made for servers of our own; say `sslmode` in the URLs of external ones";
+    tls.map_or(Ok(()), |_| Err(Error::Setting { name: "tls".into(), reason: reason.into() }))
 }
 
 fn server(name: &str, kind: Kind, setting: &str, url: &str) -> Result<Server, Error> {
     let address = Address::parse(setting, url)?;
     let fits = match kind {
-        Kind::Postgres => address.scheme.starts_with("postgres"),
-        Kind::Redis => address.scheme.starts_with("redis"),
+        Kind::Postgres | Kind::PgBouncer => address.scheme.starts_with("postgres"),
+        Kind::Redis | Kind::Sentinel => address.scheme.starts_with("redis"),
     };
     if !fits {
         return Err(Error::Setting {

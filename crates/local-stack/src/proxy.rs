@@ -101,6 +101,13 @@ impl FaultProxy {
         self.inner.shared.wait_listening(!on, TAKEOVER);
     }
 
+    /// Both at once, as when the server has died: new connections are refused, existing ones reset. Ended by
+    /// [`heal`](Self::heal).
+    pub fn cut_and_refuse(&self) {
+        self.refuse(true);
+        self.cut();
+    }
+
     /// Like a network that drops every packet, or lets them pass again: new connections are accepted and not answered,
     /// existing ones stall both ways. Nothing that was sent is lost, as with real packets: afterwards it flows on.
     pub fn black_hole(&self, on: bool) {

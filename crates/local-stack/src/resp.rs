@@ -39,6 +39,20 @@ impl Reply {
             Self::Nil | Self::Text(_) | Self::List(_) | Self::Error(_) => None,
         }
     }
+
+    /// The items of a list; none of anything else.
+    pub fn items(&self) -> &[Self] {
+        match self {
+            Self::List(items) => items,
+            Self::Nil | Self::Int(_) | Self::Text(_) | Self::Error(_) => &[],
+        }
+    }
+
+    /// The value after this name in a list of names and values.
+    pub(crate) fn named(&self, name: &str) -> Option<&str> {
+        let pairs = self.items().chunks_exact(2);
+        pairs.map(|pair| (pair[0].as_text(), pair[1].as_text())).find(|(key, _)| *key == Some(name))?.1
+    }
 }
 
 impl fmt::Display for Reply {

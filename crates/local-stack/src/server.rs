@@ -1,6 +1,7 @@
 //! One server: where it is, what can be asked of it, and the faults that can be done to it. Not here: how it is
 //! started the first time (`postgres`, `redis`).
 
+mod certificate;
 mod faults;
 mod talk;
 
@@ -8,12 +9,14 @@ use std::fmt;
 use std::fs;
 use std::net::{SocketAddr, ToSocketAddrs as _};
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use crate::account::Account;
 use crate::address::Address;
+use crate::authority::Authority;
+use crate::error::Error;
+use crate::launcher::{Job, Launcher};
 use crate::process::{self, Process};
 use crate::resp::{Access, At};
 
@@ -25,6 +28,10 @@ pub enum Kind {
     Postgres,
     /// Redis or Valkey.
     Redis,
+    /// Redis or Valkey as a Sentinel.
+    Sentinel,
+    /// PgBouncer.
+    PgBouncer,
 }
 
 /// One server of a stack. A cheap handle; it does not keep the stack alive.
@@ -40,11 +47,14 @@ struct Inner {
     address: Address,
     redis: Option<Access>,
     ours: Option<Ours>,
+    /// Who made its certificate, if it has one.
+    authority: OnceLock<Authority>,
 }
 
 /// What is known of a server that is our own child.
 #[derive(Debug)]
 pub(crate) struct Ours {
+    pub(crate) launcher: Launcher,
     pub(crate) program: PathBuf,
     pub(crate) arguments: Vec<String>,
     pub(crate) home: PathBuf,
@@ -57,8 +67,7 @@ pub(crate) struct Ours {
 
 impl Server {
     pub(crate) fn ours(name: &str, kind: Kind, address: Address, redis: Option<Access>, ours: Ours) -> Self {
-        let name = name.to_owned();
-        Self { inner: Arc::new(Inner { name, kind, address, redis, ours: Some(ours) }) }
+        Self::of(name, kind, address, redis, Some(ours))
     }
 
     pub(crate) fn external(name: &str, kind: Kind, address: Address) -> Self {
@@ -67,10 +76,43 @@ impl Server {
             username: address.user.clone(),
             password: address.password.clone(),
         });
-        Self { inner: Arc::new(Inner { name: name.to_owned(), kind, address, redis, ours: None }) }
+        Self::of(name, kind, address, redis, None)
     }
 
-    /// Its name within the stack, such as `postgres-0` (the primary) or `redis-1` (the first replica).
+    fn of(name: &str, kind: Kind, address: Address, redis: Option<Access>, ours: Option<Ours>) -> Self {
+        let (name, authority) = (name.to_owned(), OnceLock::new());
+        Self { inner: Arc::new(Inner { name, kind, address, redis, ours, authority }) }
+    }
+
+    /// Says once that its certificate is of this authority.
+    pub(crate) fn secured(self, authority: Option<&Authority>) -> Self {
+        if let Some(authority) = authority {
+            self.inner.authority.get_or_init(|| authority.clone());
+        }
+        self
+    }
+
+    pub(crate) fn authority(&self) -> Option<&Authority> {
+        self.inner.authority.get()
+    }
+
+    pub(crate) fn address(&self) -> &Address {
+        &self.inner.address
+    }
+
+    /// Whether we started it.
+    pub(crate) fn is_ours(&self) -> bool {
+        self.inner.ours.is_some()
+    }
+
+    /// User and password of our own commands, of a Redis server.
+    pub(crate) fn login(&self) -> Option<(&str, &str)> {
+        let access = self.inner.redis.as_ref()?;
+        Some((access.username.as_deref().unwrap_or("default"), access.password.as_deref()?))
+    }
+
+    /// Its name within the stack, such as `postgres-0` (the primary), `redis-1` (the first replica), `sentinel-0`,
+    /// `pgbouncer-0`.
     pub fn name(&self) -> &str {
         &self.inner.name
     }
@@ -80,7 +122,8 @@ impl Server {
         self.inner.kind
     }
 
-    /// Its URL, password included. Postgres: the database `postgres`, as superuser.
+    /// Its URL, password included. Postgres: the database `postgres`, as superuser; with TLS also whom to trust
+    /// (`sslrootcert`) and, if it is required, what to show. Redis: with TLS `rediss://`.
     pub fn url(&self) -> String {
         self.inner.address.url()
     }
@@ -177,37 +220,12 @@ impl Ours {
         self.process.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(crate) fn spawn_again(&self) -> std::io::Result<Arc<Process>> {
-        Process::spawn(command(&self.program, &self.arguments, &self.home, &self.log, self.account)?)
+    pub(crate) fn spawn_again(&self) -> Result<Arc<Process>, Error> {
+        let Self { launcher, program, arguments, home, log, account, .. } = self;
+        launcher.spawn(Job { program, arguments, home, log, account: *account })
     }
 
     pub(crate) fn tail(&self) -> String {
         process::tail(&self.log)
     }
-}
-
-/// A server's command: in its own directory (by which the watchdog knows it), as its user, its words in its log, and
-/// none of the variables that would steer it or its replication from outside.
-pub(crate) fn command(
-    program: &Path,
-    arguments: &[String],
-    home: &Path,
-    log: &Path,
-    account: Option<Account>,
-) -> std::io::Result<Command> {
-    use std::os::unix::process::CommandExt as _;
-
-    let log = fs::File::options().create(true).append(true).open(log)?;
-    let mut command = Command::new(program);
-    command.args(arguments).current_dir(home).env("LC_ALL", "C").env("HOME", home);
-    command.stdin(std::process::Stdio::null()).stdout(log.try_clone()?).stderr(log);
-    for (name, _) in std::env::vars_os() {
-        if name.to_string_lossy().starts_with("PG") {
-            command.env_remove(name);
-        }
-    }
-    if let Some(account) = account {
-        command.uid(account.uid).gid(account.gid);
-    }
-    Ok(command)
 }

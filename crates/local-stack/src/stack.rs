@@ -6,11 +6,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::account::Account;
+use crate::authority::Authority;
 use crate::database::Databases;
 use crate::directory::{self, Directory};
 use crate::error::Error;
-use crate::find::{find_postgres, find_redis};
-use crate::options::{PostgresOptions, Provider, RedisOptions, START_TIMEOUT};
+use crate::launcher::Launcher;
+use crate::options::{ExternalUrls, PostgresOptions, Provider, RedisOptions, START_TIMEOUT};
+use crate::pgbouncer;
 use crate::postgres::{self, Postgres, joined};
 use crate::provider;
 use crate::redis::{self, Redis};
@@ -36,6 +38,7 @@ pub(crate) struct Inner {
 struct Native {
     watchdog: Watchdog,
     directory: Directory,
+    authority: Option<Authority>,
 }
 
 /// What a stack is to consist of; nothing by default.
@@ -98,42 +101,63 @@ impl Builder {
     /// Errors name what is missing, and after a server's failure where its log is kept; nothing is left running.
     pub fn start_blocking(self) -> Result<Stack, Error> {
         let start = Instant::now();
-        if let Some(urls) = self.provider.resolved() {
-            let postgres = self.postgres.as_ref().map(|options| provider::postgres(&urls, options.replicas));
-            let redis = self.redis.as_ref().map(|options| provider::redis(&urls, options.replicas));
-            let (postgres, redis) = (postgres.transpose()?, redis.transpose()?);
-            let within = self.within.unwrap_or(START_TIMEOUT);
-            for server in
-                postgres.iter().flat_map(Postgres::servers).chain(redis.iter().flat_map(Redis::servers))
-            {
-                server.wait_ready_blocking(within)?;
-            }
-            return Ok(self.assembled(postgres, redis, None, start));
+        let provider = self.provider.resolved()?;
+        if let Provider::External(urls) = provider {
+            return self.connected(&urls, start);
         }
         if !cfg!(target_os = "linux") {
             let reason =
                 "servers of our own need Linux; set LOCAL_STACK_POSTGRES_URL and LOCAL_STACK_REDIS_URL";
             return Err(Error::Setting { name: "provider".into(), reason: reason.into() });
         }
-        let postgres = self.postgres.as_ref().map(|options| Ok((find_postgres()?, options)));
-        let redis = self.redis.as_ref().map(|options| Ok((find_redis()?, options)));
+        let launcher = match provider {
+            Provider::Containers(images) => Launcher::containers(&images)?,
+            _ => Launcher::native(),
+        };
+        let postgres = self.postgres.as_ref().map(|options| Ok((launcher.find_postgres()?, options)));
+        let redis = self.redis.as_ref().map(|options| Ok((launcher.find_redis()?, options)));
         let (postgres, redis) = (postgres.transpose()?, redis.transpose()?);
+        let bouncer =
+            self.postgres.as_ref().filter(|options| options.pgbouncer).map(|_| launcher.find_pgbouncer());
+        let bouncer = bouncer.transpose()?;
         let durable = self.postgres.as_ref().is_some_and(|options| options.durable);
-        let native = Native::prepare(durable)?;
+        let tls = self.postgres.as_ref().is_some_and(|options| options.tls.is_some())
+            || self.redis.as_ref().is_some_and(|options| options.tls.is_some());
+        let native = Native::prepare(durable, tls, launcher)?;
         if self.keep_logs || std::env::var_os("LOCAL_STACK_KEEP_LOGS").is_some() {
             native.directory.keep_logs();
         }
         let until = start + self.within.unwrap_or(START_TIMEOUT);
-        let directory = &native.directory;
+        let (directory, authority) = (&native.directory, native.authority.as_ref());
         let (postgres, redis) = std::thread::scope(|scope| {
             let postgres = postgres.map(|(binaries, options)| {
-                scope.spawn(move || postgres::start(directory, &binaries, options, until))
+                let bouncer = bouncer.as_ref();
+                scope.spawn(move || {
+                    let postgres = postgres::start(directory, &binaries, options, authority, until)?;
+                    let Some(bouncer) = bouncer else { return Ok(postgres) };
+                    let primary = postgres.primary();
+                    let bouncer = pgbouncer::start(directory, bouncer, options, authority, primary, until)?;
+                    Ok(postgres.behind(bouncer))
+                })
             });
-            let redis = redis.map(|(binary, options)| redis::start(directory, &binary, options, until));
+            let redis =
+                redis.map(|(binary, options)| redis::start(directory, &binary, options, authority, until));
             (postgres.map(joined), redis)
         });
         let (postgres, redis) = (postgres.transpose()?, redis.transpose()?);
         Ok(self.assembled(postgres, redis, Some(native), start))
+    }
+
+    fn connected(self, urls: &ExternalUrls, start: Instant) -> Result<Stack, Error> {
+        let postgres = self.postgres.as_ref().map(|options| provider::postgres(urls, options));
+        let redis = self.redis.as_ref().map(|options| provider::redis(urls, options));
+        let (postgres, redis) = (postgres.transpose()?, redis.transpose()?);
+        let within = self.within.unwrap_or(START_TIMEOUT);
+        for server in postgres.iter().flat_map(Postgres::servers).chain(redis.iter().flat_map(Redis::servers))
+        {
+            server.wait_ready_blocking(within)?;
+        }
+        Ok(self.assembled(postgres, redis, None, start))
     }
 
     fn assembled(
@@ -159,13 +183,14 @@ impl Builder {
 }
 
 impl Native {
-    fn prepare(durable: bool) -> Result<Self, Error> {
+    fn prepare(durable: bool, tls: bool, launcher: Launcher) -> Result<Self, Error> {
         let account = Account::choose()?;
         let path = directory::name(account, durable)?;
         let watchdog = Watchdog::start(&path, account)?;
-        let directory = Directory::adopt(path, account)?;
+        let directory = Directory::adopt(path, account, launcher)?;
         directory::sweep(&directory);
-        Ok(Self { watchdog, directory })
+        let authority = if tls { Some(Authority::make(&directory)?) } else { None };
+        Ok(Self { watchdog, directory, authority })
     }
 }
 
@@ -207,6 +232,24 @@ impl Stack {
     /// Redis, or [`Error::NoSuchPart`].
     pub fn try_redis(&self) -> Result<&Redis, Error> {
         self.inner.redis.as_ref().ok_or_else(|| Error::NoSuchPart { part: "Redis".into() })
+    }
+
+    /// The authority of the servers' certificates.
+    ///
+    /// # Panics
+    /// If no server of the stack speaks TLS.
+    #[track_caller]
+    pub fn authority(&self) -> &Authority {
+        match self.try_authority() {
+            Ok(authority) => authority,
+            Err(error) => panic!("{error}"),
+        }
+    }
+
+    /// The authority of the servers' certificates, or [`Error::NoSuchPart`].
+    pub fn try_authority(&self) -> Result<&Authority, Error> {
+        let authority = self.inner.native.as_ref().and_then(|native| native.authority.as_ref());
+        authority.ok_or_else(|| Error::NoSuchPart { part: "TLS".into() })
     }
 
     /// The URL of the Redis master.

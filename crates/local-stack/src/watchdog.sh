@@ -34,20 +34,47 @@ forget_memory() { # of $process: shared memory with a name, which outlives a kil
     done <"$process/maps"
 }
 
+# Who is stopped allocates nothing: what is found mapped the second time is all there is.
+halt() {
+    signal STOP '*-*' && signal STOP '*-*'
+}
+
+halt
 # Postgres gets a chance to give its shared memory back; a kill would leave that to its next start, which never comes.
+# Everything else goes at once: no Sentinel makes a master of a server that is about to end.
 signal QUIT 'postgres-*'
 signal CONT 'postgres-*'
-signal KILL 'redis-*'
+signal KILL '[!p]*-*'
+signal KILL 'pgbouncer-*'
 round=0
 while signal 0 'postgres-*' && [ $round -lt 20 ]; do
     sleep 0.05
     round=$((round + 1))
 done
-round=0
-while signal KILL '*-*' && [ $round -lt 40 ]; do
-    sleep 0.05
-    round=$((round + 1))
-done
+end_all() {
+    # Not one by one: the first process of a container takes the others with it.
+    halt
+    tries=0
+    while signal KILL '*-*' && [ $tries -lt 40 ]; do
+        sleep 0.05
+        tries=$((tries + 1))
+    done
+}
+
+remove_all() { # tells whether nothing is left
+    if [ -e "$root/keep-logs" ]; then
+        rm -rf "$root"/*-[0-9]*/ "$root/authority"
+    else
+        rm -rf "$root"
+    fi
+    for left in "$root"/*-[0-9]*/ "$root"; do
+        [ "$left" = "$root" ] && [ -e "$root/keep-logs" ] && continue
+        [ -e "$left" ] && return 1
+    done
+    return 0
+}
+
+end_all
 for file in "$root"/postgres-*/postmaster.pid; do
     [ -f "$file" ] || continue
     line=0
@@ -56,8 +83,30 @@ for file in "$root"/postgres-*/postmaster.pid; do
         if [ $line -eq 7 ] && [ -n "$id" ]; then ipcrm -m "$id" 2>/dev/null; fi
     done <"$file"
 done
-if [ -e "$root/keep-logs" ]; then
-    rm -rf "$root"/*-[0-9]*/
-else
-    rm -rf "$root"
-fi
+# An engine that had its order already may start a container meanwhile, which then writes where we remove.
+contained=$(ls "$root/passwd" 2>/dev/null)
+homes=$(stat -c ' %d:%i ' "$root"/*-[0-9]*/ 2>/dev/null)
+round=0
+until remove_all || [ $round -ge 20 ]; do
+    end_all
+    round=$((round + 1))
+done
+# Or it has read its configuration just before. Its directory is gone and yet the one that it was: as long as somebody
+# works there nobody else gets its number. Nobody waits for this.
+late() {
+    round=0
+    while [ $round -lt 8 ]; do
+        for process in /proc/[0-9]*; do
+            case $(readlink "$process/cwd" 2>/dev/null) in
+            *' (deleted)')
+                case $homes in
+                *" $(stat -L -c %d:%i "$process/cwd" 2>/dev/null) "*) kill -KILL "${process#/proc/}" 2>/dev/null ;;
+                esac
+                ;;
+            esac
+        done
+        sleep 0.25
+        round=$((round + 1))
+    done
+}
+if [ -n "$contained" ]; then late & fi

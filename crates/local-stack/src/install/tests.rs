@@ -44,4 +44,6 @@ fn an_owner_of_clusters_keeps_the_choice() {
 fn the_line_names_the_packages() {
     let line = install_line(&["postgres", "redis-server"]);
     assert!(line.contains("postgresql") && line.contains("redis"), "{line}");
+    let line = install_line(&["pgbouncer"]);
+    assert!(line.contains("pgbouncer") && !line.contains("redis"), "{line}");
 }

@@ -11,11 +11,15 @@ use crate::error::Error;
 use crate::options::START_TIMEOUT;
 use crate::port;
 use crate::postgres;
+use crate::redis::sentinel;
 
 /// How long a restarted server is given to end in an orderly way before it is killed.
 const ORDERLY: Duration = Duration::from_secs(5);
 /// How long a port may be held by what is left of connections before somebody else must have it.
 const PORT_IS_FREED: Duration = Duration::from_secs(2);
+
+/// What a Redis server that starts empty still has: what it is, not what it held.
+const KEPT: [&str; 4] = ["redis.conf", "users.acl", "nodes.conf", sentinel::FIRST];
 
 impl Server {
     /// Kills it with all its processes (SIGKILL), and waits until none runs. Nothing to do if it does not run.
@@ -51,10 +55,11 @@ impl Server {
         self.start_again(ours)
     }
 
-    /// Kills a Redis server and starts it with no data. Blocks. A replica then copies its master's again.
+    /// Kills a Redis server and starts it with no data. Blocks. A replica then copies its master's again; a node of a
+    /// cluster is still the same node. A Sentinel starts with what it was told first, as another one to the rest.
     pub fn restart_empty_blocking(&self) -> Result<(), Error> {
         let ours = self.ours_for("restart_empty")?;
-        if self.kind() != Kind::Redis {
+        if !matches!(self.kind(), Kind::Redis | Kind::Sentinel) {
             return Err(Error::NoSuchPart { part: format!("empty restart of {}", self.name()) });
         }
         ours.process().kill_tree();
@@ -62,9 +67,12 @@ impl Server {
             let (path, name) = (entry.path(), entry.file_name());
             if path.is_dir() {
                 fs::remove_dir_all(&path).map_err(Error::file("remove", &path))?;
-            } else if !matches!(name.to_str(), Some("redis.conf" | "users.acl")) {
+            } else if !name.to_str().is_some_and(|name| KEPT.contains(&name)) {
                 fs::remove_file(&path).map_err(Error::file("remove", &path))?;
             }
+        }
+        if self.kind() == Kind::Sentinel {
+            sentinel::forget(&ours.home)?;
         }
         self.start_again(ours)
     }
@@ -73,6 +81,7 @@ impl Server {
     /// Blocks. The former primary is left as it is.
     pub fn promote_blocking(&self) -> Result<(), Error> {
         match self.kind() {
+            Kind::Sentinel | Kind::PgBouncer => Err(self.no_such_part("promotion")),
             Kind::Redis => self.redis_command_blocking(&["REPLICAOF", "NO", "ONE"]).map(drop),
             Kind::Postgres => {
                 if self.in_recovery()? {
@@ -97,7 +106,19 @@ impl Server {
     /// Not yet: turning a former Postgres primary into a standby (`pg_rewind`); that answers [`Error::Refused`].
     pub fn follow_blocking(&self, primary: &Self) -> Result<(), Error> {
         match self.kind() {
+            Kind::Sentinel | Kind::PgBouncer => Err(self.no_such_part("replication")),
             Kind::Redis => {
+                // Of another stack, it has other users than ours.
+                if let Some(access) = &primary.inner.redis {
+                    let (user, password) = (access.username.as_deref(), access.password.as_deref());
+                    self.redis_command_blocking(&["CONFIG", "SET", "masteruser", user.unwrap_or_default()])?;
+                    self.redis_command_blocking(&[
+                        "CONFIG",
+                        "SET",
+                        "masterauth",
+                        password.unwrap_or_default(),
+                    ])?;
+                }
                 let port = primary.port().to_string();
                 self.redis_command_blocking(&["REPLICAOF", primary.host(), &port]).map(drop)
             }
@@ -126,7 +147,8 @@ impl Server {
         ours.paused.store(false, Ordering::SeqCst);
         let orderly = match self.kind() {
             Kind::Postgres => Signal::INT, // "fast": sessions end, no waiting for them
-            Kind::Redis => Signal::TERM,
+            Kind::Redis | Kind::Sentinel => Signal::TERM,
+            Kind::PgBouncer => Signal::QUIT, // at once; the others wait for clients, in one version or another
         };
         if process.signal(orderly) && !process.wait_ended(ORDERLY) {
             process.kill_tree();
@@ -136,9 +158,7 @@ impl Server {
     fn start_again(&self, ours: &Ours) -> Result<(), Error> {
         let start = Instant::now();
         loop {
-            let process = ours
-                .spawn_again()
-                .map_err(|source| Error::Spawn { program: ours.program.clone(), source })?;
+            let process = ours.spawn_again()?;
             *ours.lock() = process;
             match self.wait_ready_blocking(START_TIMEOUT) {
                 // A connection of the killed server may hold the port for a moment.
@@ -153,9 +173,14 @@ impl Server {
                     let (server, log, tail) = (self.name().to_owned(), ours.log.clone(), ours.tail());
                     return Err(Error::DiedAtStart { server, status, log, tail });
                 }
-                other => return other,
+                Err(other) => return Err(other),
+                Ok(()) => break,
             }
         }
+        if self.kind() == Kind::Sentinel {
+            sentinel::hasten(self)?;
+        }
+        Ok(())
     }
 
     fn ours_for(&self, operation: &'static str) -> Result<&Ours, Error> {

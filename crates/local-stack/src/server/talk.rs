@@ -8,6 +8,7 @@ use super::{Inner, Kind, Server};
 use crate::error::Error;
 use crate::find::on_path;
 use crate::install::install_line;
+use crate::pgbouncer;
 use crate::pgwire::{Client, Failure, Row};
 use crate::resp::{self, Reply};
 
@@ -19,12 +20,13 @@ const SEPARATOR: &str = "\u{1f}";
 
 impl Server {
     /// Runs SQL (statements separated by semicolons) in a database, as the superuser; the rows as text. Blocks.
+    /// PgBouncer's own database, `pgbouncer`, takes its commands, such as `show pools`.
     ///
     /// An external server is asked by `psql`, which runs the statements one by one, and whose text does not tell a null
     /// from an empty value, nor a line break in a value from a new row. Errors: [`Error::Refused`] with SQLSTATE,
     /// [`Error::Unreachable`].
     pub fn sql_blocking(&self, database: &str, sql: &str) -> Result<Vec<Row>, Error> {
-        if self.kind() != Kind::Postgres {
+        if !matches!(self.kind(), Kind::Postgres | Kind::PgBouncer) {
             return Err(self.no_such_part("SQL"));
         }
         let Some(ours) = &self.inner.ours else { return self.psql(database, sql) };
@@ -78,18 +80,26 @@ impl Server {
 
     /// One round of the real protocol.
     fn probe(&self) -> Result<(), String> {
-        let Inner { redis, ours, .. } = &*self.inner;
+        let Inner { kind, redis, ours, .. } = &*self.inner;
         match (redis, ours) {
             (Some(access), _) => match resp::command(access, &["PING"], PROBE_PATIENCE) {
                 Ok(Reply::Text(pong)) if pong == "PONG" => Ok(()),
                 Ok(other) => Err(other.to_string()),
                 Err(error) => Err(error.to_string()),
             },
-            (None, Some(ours)) => match Client::connect(&ours.socket, "postgres", PROBE_PATIENCE) {
-                Ok(_) => Ok(()),
-                Err(Failure::Io(error)) => Err(error.to_string()),
-                Err(Failure::Server { message, .. }) => Err(message),
-            },
+            (None, Some(ours)) => {
+                let database = if *kind == Kind::PgBouncer { pgbouncer::CONSOLE } else { "postgres" };
+                match Client::connect(&ours.socket, database, PROBE_PATIENCE) {
+                    Ok(_) if *kind == Kind::PgBouncer && pgbouncer::lacks_its_port(&self.log()) => {
+                        // It would go on without. Ended, it is like any other whose port is taken.
+                        ours.process().kill_tree();
+                        Err("its port is taken".into())
+                    }
+                    Ok(_) => Ok(()),
+                    Err(Failure::Io(error)) => Err(error.to_string()),
+                    Err(Failure::Server { message, .. }) => Err(message),
+                }
+            }
             (None, None) => self.psql("postgres", "select 1").map(drop).map_err(|error| error.to_string()),
         }
     }
@@ -151,7 +161,7 @@ impl Server {
         }
     }
 
-    fn no_such_part(&self, asked: &str) -> Error {
+    pub(super) fn no_such_part(&self, asked: &str) -> Error {
         Error::NoSuchPart { part: format!("{asked} on {}", self.name()) }
     }
 }

@@ -1,6 +1,8 @@
 //! Servers that run already: another stack's serve as such.
 
-use local_stack::{Error, ExternalUrls, FaultProxy, PostgresOptions, Provider, RedisOptions, Stack};
+use local_stack::{
+    Error, ExternalUrls, FaultProxy, PostgresOptions, Provider, RedisOptions, Stack, TlsOptions,
+};
 
 use crate::first;
 
@@ -37,11 +39,24 @@ async fn external_servers_are_used_and_not_harmed() {
             assert!(matches!(refused, Err(Error::NotOurs { .. })), "{refused:?}");
         }
     }
+    let refused = stack.redis().set_password("default", &["x"]).await;
+    assert!(matches!(refused, Err(Error::NotOurs { .. })), "{refused:?}");
     let proxy = FaultProxy::start(stack.redis().master().target()).await.expect("a proxy in front of it");
     assert_eq!(proxy.connections(), 0);
     drop(database);
     assert!(stack.stop().await);
     theirs.redis().master().redis_command(&["PING"]).await.expect("it still runs");
+
+    let plain = PostgresOptions::default();
+    for (name, options) in [
+        ("synchronous", PostgresOptions { synchronous: true, ..plain.clone() }),
+        ("pgbouncer", PostgresOptions { pgbouncer: true, ..plain.clone() }),
+        ("tls", PostgresOptions { tls: Some(TlsOptions::default()), ..plain }),
+    ] {
+        let builder = Stack::builder().postgres(options).provider(Provider::External(urls.clone()));
+        let refused = builder.start().await.expect_err("not with servers of others");
+        assert!(matches!(&refused, Error::Setting { name: said, .. } if said == name), "{refused}");
+    }
 
     let too_few = Stack::builder()
         .redis(RedisOptions::with_replicas(1))

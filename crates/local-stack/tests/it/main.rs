@@ -1,13 +1,18 @@
 //! The crate against real servers. Every test that does harm starts its own; the others share one stack.
 
+mod cluster;
 mod databases;
 mod external;
 mod mistakes;
 mod owner;
+mod pgbouncer;
 mod postgres;
 mod proxy;
 mod redis;
+mod sentinel;
 mod start;
+mod tls;
+mod users;
 
 use std::time::Duration;
 

@@ -87,7 +87,8 @@ fn a_part_that_was_not_asked_for_is_named() {
 #[test]
 fn as_starter() {
     if std::env::var_os(STARTER).is_some() {
-        let options = (PostgresOptions::default(), RedisOptions::default());
+        let pgbouncer = std::env::var_os("LOCAL_STACK_PGBOUNCER").is_some();
+        let options = (PostgresOptions { pgbouncer, ..PostgresOptions::default() }, RedisOptions::default());
         let error =
             Stack::builder().postgres(options.0).redis(options.1).start_blocking().expect_err("wrong");
         println!("said: {error}");
@@ -111,11 +112,17 @@ fn a_wrong_environment_is_named() {
     let mut cases = vec![
         ("LOCAL_STACK_POSTGRES_BIN_DIR", "/etc".to_owned(), "`/etc` holds no `postgres` and `initdb`"),
         ("LOCAL_STACK_REDIS_SERVER", "/etc/passwd".to_owned(), "`/etc/passwd` is no program"),
+        ("LOCAL_STACK_PGBOUNCER", "/etc/passwd".to_owned(), "`/etc/passwd` is no program"),
         ("LOCAL_STACK_REDIS_SERVER", "/bin/false".to_owned(), "/bin/false --version failed"),
         ("LOCAL_STACK_DIR", text(&scratch.path().join("none")), "find "),
         ("LOCAL_STACK_DIR", text(&long), "too long for a socket; set LOCAL_STACK_DIR"),
         ("LOCAL_STACK_POSTGRES_URL", "postgres://127.0.0.1/x".to_owned(), "LOCAL_STACK_REDIS_URL: not set"),
+        ("LOCAL_STACK_PROVIDER", "podman".to_owned(), "`podman` is none of native, containers, external"),
+        ("LOCAL_STACK_PROVIDER", "external".to_owned(), "LOCAL_STACK_POSTGRES_URL: not set"),
     ];
+    if !cfg!(feature = "containers") {
+        cases.push(("LOCAL_STACK_PROVIDER", "containers".to_owned(), "--features local-stack/containers"));
+    }
     if std::fs::metadata("/proc/self").is_ok_and(|own| std::os::unix::fs::MetadataExt::uid(&own) == 0) {
         // Only root changes users, and only another user can be kept out.
         cases.extend([
@@ -128,6 +135,7 @@ fn a_wrong_environment_is_named() {
     for (name, value, expected) in cases {
         let output = std::process::Command::new(std::env::current_exe().expect("this binary"))
             .args(["--exact", "mistakes::as_starter", "--nocapture", "--test-threads=1"])
+            .env_remove("LOCAL_STACK_PROVIDER")
             .envs([(STARTER, "1"), (name, &value)])
             .output()
             .expect("it runs");

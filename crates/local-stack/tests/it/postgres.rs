@@ -141,3 +141,51 @@ async fn options_reach_the_server() {
     let theirs = other.postgres().primary().sql("postgres", identity).await.expect("theirs");
     assert_ne!(ours, theirs);
 }
+
+#[tokio::test]
+async fn a_commit_waits_for_the_synchronous_standbys() {
+    let options = PostgresOptions { synchronous: true, ..PostgresOptions::with_replicas(2) };
+    let stack = started(options).await;
+    let (primary, replicas) = (stack.postgres().primary(), stack.postgres().replicas());
+    let states = "select distinct sync_state, count(*) over () from pg_stat_replication";
+    let rows = primary.sql("postgres", states).await.expect("read");
+    assert_eq!(rows, [["sync", "2"].map(|text| Some(text.to_owned()))]);
+    primary.sql("postgres", "create table t (x int)").await.expect("both have it");
+
+    replicas[1].pause().expect("paused");
+    let writer = primary.clone();
+    let write = tokio::spawn(async move { writer.sql("postgres", "insert into t values (1)").await });
+    let waiting = "select 1 from pg_stat_activity where wait_event = 'SyncRep' and query like 'insert%'";
+    wait_for("the commit waits", PATIENCE, async || {
+        primary.sql("postgres", waiting).await.is_ok_and(|rows| !rows.is_empty())
+    })
+    .await;
+    // It is on this disk already, and yet nobody may see it.
+    assert_eq!(first(&primary.sql("postgres", "select count(*) from t").await.expect("read")), Some("0"));
+    assert!(!write.is_finished());
+    replicas[1].resume().expect("resumed");
+    write.await.expect("no panic").expect("committed");
+
+    // What was committed is on either of them, without any waiting.
+    primary.kill().expect("killed");
+    stack.postgres().promote(1).await.expect("promoted");
+    assert_eq!(first(&replicas[1].sql("postgres", "select count(*) from t").await.expect("read")), Some("1"));
+    replicas[1].sql("postgres", "insert into t values (2)").await.expect("it waits for nobody");
+}
+
+#[tokio::test]
+async fn a_standby_that_comes_back_is_waited_for_again() {
+    let options = PostgresOptions { synchronous: true, ..PostgresOptions::with_replicas(1) };
+    let stack = started(options).await;
+    let (postgres, replica) = (stack.postgres(), &stack.postgres().replicas()[0]);
+    replica.kill().expect("killed");
+    let writer = postgres.primary().clone();
+    let write = tokio::spawn(async move { writer.sql("postgres", "create table t (x int)").await });
+    replica.restart().await.expect("restarted");
+    write.await.expect("no panic").expect("committed once it was back");
+    postgres.wait_synchronous(PATIENCE).await.expect("it is a synchronous standby");
+
+    let alone = PostgresOptions { synchronous: true, ..PostgresOptions::default() };
+    let refused = Stack::builder().postgres(alone).start().await.expect_err("nobody to wait for");
+    assert!(matches!(&refused, Error::Setting { name, .. } if name == "synchronous"), "{refused}");
+}

@@ -17,23 +17,25 @@ pub struct Command {
     name: &'static str,
     pub(crate) arguments: Vec<FredValue>,
     size: usize,
+    /// Of the first key, which says where it goes on a cluster.
+    pub(crate) slot: Option<u16>,
 }
 
 impl Command {
     /// A command without arguments. A subcommand may stand in the name: `"XINFO STREAM"`.
     pub const fn new(name: &'static str) -> Self {
-        Self { name, arguments: Vec::new(), size: 0 }
+        Self { name, arguments: Vec::new(), size: 0, slot: None }
     }
 
     /// With one more argument.
     pub fn arg(mut self, argument: impl Argument) -> Self {
-        self.push(argument.into_bytes());
+        self.add(argument);
         self
     }
 
     /// With more arguments of one kind.
     pub fn args<A: Argument>(mut self, arguments: impl IntoIterator<Item = A>) -> Self {
-        arguments.into_iter().for_each(|argument| self.push(argument.into_bytes()));
+        arguments.into_iter().for_each(|argument| self.add(argument));
         self
     }
 
@@ -49,13 +51,19 @@ impl Command {
         self.size
     }
 
-    pub(crate) fn with_capacity(name: &'static str, arguments: usize) -> Self {
-        Self { name, arguments: Vec::with_capacity(arguments), size: 0 }
+    pub(crate) fn of_keys<'a>(name: &'static str, keys: impl IntoIterator<Item = &'a Key>) -> Self {
+        let keys = keys.into_iter();
+        let arguments = Vec::with_capacity(keys.size_hint().0);
+        keys.fold(Self { name, arguments, size: 0, slot: None }, Self::arg)
     }
 
-    pub(crate) fn push(&mut self, argument: Bytes) {
-        self.size += argument.len();
-        self.arguments.push(FredValue::Bytes(argument));
+    fn add(&mut self, argument: impl Argument) {
+        if self.slot.is_none() {
+            self.slot = argument.slot();
+        }
+        let bytes = argument.into_bytes();
+        self.size += bytes.len();
+        self.arguments.push(FredValue::Bytes(bytes));
     }
 }
 
@@ -63,6 +71,11 @@ impl Command {
 pub trait Argument {
     /// The bytes that are sent; numbers in decimal.
     fn into_bytes(self) -> Bytes;
+
+    /// The hash slot that it decides, if it is a key.
+    fn slot(&self) -> Option<u16> {
+        None
+    }
 }
 
 impl Argument for Bytes {
@@ -104,6 +117,10 @@ impl Argument for &str {
 impl Argument for &Key {
     fn into_bytes(self) -> Bytes {
         self.as_bytes().clone()
+    }
+
+    fn slot(&self) -> Option<u16> {
+        Some(Key::slot(self))
     }
 }
 

@@ -1,83 +1,11 @@
 //! The settings of a link, each with its default and the reason for it. Reading them from files or the environment
 //! is the composition root's job.
 
-use crate::{EpochAuthority, Error, RedisLink};
+use crate::{CredentialProvider, Endpoint, EpochAuthority, Error, RedisLink, TlsConfig, Topology, Verify};
 use resilience::BackoffConfig;
 use secrecy::SecretString;
 use serde::Deserialize;
-use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
-
-/// Where a server listens.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Endpoint {
-    /// Host name or address.
-    pub host: String,
-    /// TCP port.
-    pub port: u16,
-}
-
-impl Endpoint {
-    /// Host and port.
-    pub fn new(host: impl Into<String>, port: u16) -> Self {
-        Self { host: host.into(), port }
-    }
-}
-
-impl fmt::Display for Endpoint {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}", self.host, self.port)
-    }
-}
-
-/// How the servers are laid out.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "snake_case", deny_unknown_fields)]
-#[non_exhaustive]
-pub enum Topology {
-    /// One master at a known address, with replicas that are watched for the status only.
-    Standalone {
-        /// The master; an address that moves on failover is fine.
-        master: Endpoint,
-        /// Its replicas.
-        #[serde(default)]
-        replicas: Vec<Endpoint>,
-    },
-}
-
-impl Topology {
-    /// A master without replicas.
-    #[must_use]
-    pub const fn standalone(master: Endpoint) -> Self {
-        Self::Standalone { master, replicas: Vec::new() }
-    }
-
-    pub(crate) const fn master(&self) -> &Endpoint {
-        match self {
-            Self::Standalone { master, .. } => master,
-        }
-    }
-
-    pub(crate) fn replicas(&self) -> &[Endpoint] {
-        match self {
-            Self::Standalone { replicas, .. } => replicas,
-        }
-    }
-}
-
-/// TLS by rustls with ring; no process-wide provider is touched.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct TlsConfig {
-    /// PEM file of the authorities to trust. Default: those of the operating system.
-    pub ca_file: Option<PathBuf>,
-    /// PEM file of our certificate chain, for servers that ask for one. Needs `key_file`.
-    pub cert_file: Option<PathBuf>,
-    /// PEM file of our private key. Needs `cert_file`.
-    pub key_file: Option<PathBuf>,
-    /// Accepts any certificate. For development only. Default: off.
-    pub danger_accept_any_certificate: bool,
-}
+use std::{sync::Arc, time::Duration};
 
 /// The settings of one link.
 #[derive(Clone, Debug, Deserialize)]
@@ -88,11 +16,11 @@ pub struct Config {
     pub name: String,
     /// Where the servers are. Default: a master on 127.0.0.1:6379.
     pub topology: Topology,
-    /// ACL user. Default: the server's `default` user.
+    /// ACL user, unless [`Deps::credentials`] says. Default: the server's `default` user.
     pub username: Option<String>,
-    /// Password. Default: none.
+    /// Password, unless [`Deps::credentials`] says. Default: none.
     pub password: Option<SecretString>,
-    /// Database to select. Default 0. Pub/sub ignores it, hence the namespace.
+    /// Database to select. Default 0. Pub/sub ignores it, hence the namespace; a cluster has no other.
     pub database: u8,
     /// TLS. Default: off.
     pub tls: Option<TlsConfig>,
@@ -114,12 +42,18 @@ pub struct Config {
     pub max_queued: usize,
     /// Bytes of one command's arguments. Default 64 MiB.
     pub max_request: usize,
+    /// Bytes of one reply. Beyond it: [`Error::ReplyTooLarge`]; it is received nevertheless, as the driver knows no limit.
+    /// Default 64 MiB.
+    pub max_reply: usize,
     /// Every connection is asked for a sign of life so often, the first also for role, replication id and epoch key.
     /// Default 1 s.
     pub probe_interval: Duration,
     /// A connection that owes the sign of life, and answers nothing else for so long, is dead, and its generation with
     /// it. Default 3 s: longer than a slow script should take, short enough to leave a black hole quickly.
     pub probe_timeout: Duration,
+    /// The credential provider and the certificate files are looked at so often, and the connections replaced when they
+    /// have changed. Default 30 s.
+    pub renew_interval: Duration,
     /// Waits between attempts to open a generation. Default 50 ms doubling to 1 s, half of it random.
     pub reconnect: BackoffConfig,
     /// The server's clock is read so often. Default 1 minute.
@@ -145,8 +79,10 @@ impl Default for Config {
             max_in_flight: 50_000,
             max_queued: 100_000,
             max_request: 64 << 20,
+            max_reply: 64 << 20,
             probe_interval: Duration::from_secs(1),
             probe_timeout: Duration::from_secs(3),
+            renew_interval: Duration::from_secs(30),
             reconnect: BackoffConfig::default(),
             clock_interval: Duration::from_secs(60),
             replica_interval: Duration::from_secs(5),
@@ -170,6 +106,16 @@ pub struct Problem {
 pub struct Deps {
     /// Keeps the epochs.
     pub epochs: Arc<dyn EpochAuthority>,
+    /// Knows the credentials, where they are not the settings' own.
+    pub credentials: Option<Arc<dyn CredentialProvider>>,
+}
+
+impl Deps {
+    /// With the credentials of the settings.
+    #[must_use]
+    pub fn new(epochs: Arc<dyn EpochAuthority>) -> Self {
+        Self { epochs, credentials: None }
+    }
 }
 
 impl Config {
@@ -190,14 +136,19 @@ impl Config {
         };
         check(named(&self.name), "name", "must be 1 to 64 of A-Z a-z 0-9 _ - .");
         check(named(&self.namespace), "namespace", "must be 1 to 64 of A-Z a-z 0-9 _ - .");
-        let endpoints = std::iter::once(self.topology.master()).chain(self.topology.replicas());
+        let endpoints = self.topology.endpoints();
+        check(!endpoints.is_empty(), "topology", "needs at least one server");
         for endpoint in endpoints {
-            check(
-                !endpoint.host.is_empty() && endpoint.port != 0,
-                "topology",
-                "a server needs a host and a port",
-            );
+            let placed = !endpoint.host.is_empty() && endpoint.port != 0;
+            check(placed, "topology", "a server needs a host and a port");
         }
+        if let Topology::Sentinel(sentinel) = &self.topology {
+            check(!sentinel.master_name.is_empty(), "topology", "Sentinel needs the name of the master");
+            let complete = sentinel.username.is_none() || sentinel.password.is_some();
+            check(complete, "topology", "the user at the Sentinels needs a password");
+        }
+        let only = !self.topology.is_cluster() || self.database == 0;
+        check(only, "database", "must be 0, the only one of a cluster");
         check(self.username.is_none() || self.password.is_some(), "username", "needs a password");
         if let Some(tls) = &self.tls {
             check(
@@ -205,11 +156,17 @@ impl Config {
                 "tls",
                 "cert_file and key_file go together",
             );
+            check(
+                tls.verify != Verify::Ca || tls.ca_file.is_some(),
+                "tls",
+                "verify ca needs a ca_file: without the host name, every certificate of the system's would do",
+            );
         }
         check((1..=64).contains(&self.pool_size), "pool_size", "must be 1 to 64");
         check((1..=1_000_000).contains(&self.max_in_flight), "max_in_flight", "must be 1 to 1,000,000");
         check((1..=10_000_000).contains(&self.max_queued), "max_queued", "must be 1 to 10,000,000");
         check((1..=512 << 20).contains(&self.max_request), "max_request", "must be 1 byte to 512 MiB");
+        check((1..=1 << 30).contains(&self.max_reply), "max_reply", "must be 1 byte to 1 GiB");
         let millisecond = Duration::from_millis(1);
         let hour = Duration::from_secs(3600);
         for (setting, value) in [
@@ -218,6 +175,7 @@ impl Config {
             ("blocking_margin", self.blocking_margin),
             ("probe_interval", self.probe_interval),
             ("probe_timeout", self.probe_timeout),
+            ("renew_interval", self.renew_interval),
             ("clock_interval", self.clock_interval),
             ("replica_interval", self.replica_interval),
         ] {

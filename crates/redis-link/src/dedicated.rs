@@ -1,33 +1,32 @@
 //! A connection for commands that block, such as `XREAD BLOCK`. It has one user and no queue; it dies with its generation.
 
 use crate::{
-    Command, Error, Generation, Value,
-    generation::Death,
+    Command, Error, Value,
+    generation::{Death, Node},
     wire::{Driver, Failure, Wire, reply_error, unavailable},
 };
 use resilience::Deadline;
 use std::{sync::Arc, time::Duration};
 use tokio::time::Instant;
 
-/// One connection of its own, made by [`Generation::dedicated`]. Dropping it closes it.
+/// One connection of its own, made by [`Generation::dedicated`](crate::Generation::dedicated). Dropping it closes it.
 #[derive(Debug)]
 pub struct Dedicated {
     wire: Wire,
-    generation: Arc<Generation>,
-    /// Its own end; the generation's counts as well.
+    node: Arc<Node>,
+    /// Its own end; the generation's connections' counts as well.
     death: Death,
     driver: Driver,
 }
 
 impl Dedicated {
-    pub(crate) async fn open(generation: Arc<Generation>, deadline: Deadline) -> Result<Self, Error> {
+    pub(crate) async fn open(node: Arc<Node>, deadline: Deadline) -> Result<Self, Error> {
         let started = Instant::now();
-        let opener = generation.opener();
-        let endpoint = opener.config.topology.master();
+        let (opener, endpoint) = (node.opener(), node.endpoint());
         let connect = async {
             let (wire, driver) = opener.open(endpoint).await?;
             let info = wire.info(endpoint).await?;
-            if info.run_id != generation.run_id() || info.replid != generation.replid() {
+            if info.run_id != node.info().run_id || info.replid != node.info().replid {
                 return Err(unavailable(&format!("{endpoint} leads to another server now")));
             }
             Ok((wire, driver))
@@ -35,24 +34,24 @@ impl Dedicated {
         let bounded = deadline.capped(opener.config.connect_timeout).run(Box::pin(connect));
         let opened = tokio::select! {
             biased;
-            () = generation.died() => return Err(generation.unavailable()),
+            () = node.death().wait() => return Err(node.unavailable()),
             opened = bounded => opened,
         };
         let late = |_| Error::Timeout { operation: "connecting", after: started.elapsed(), sent: false };
         let (wire, driver) = opened.map_err(late)??;
-        Ok(Self { wire, generation, death: Death::default(), driver })
+        Ok(Self { wire, node, death: Death::default(), driver })
     }
 
-    /// The generation that it belongs to.
+    /// The epoch of the data that it talks to.
     #[must_use]
-    pub const fn generation(&self) -> &Arc<Generation> {
-        &self.generation
+    pub fn epoch(&self) -> u32 {
+        self.node.epoch()
     }
 
-    /// Whether calls can still be made: neither it nor its generation is dead, and no call on it timed out.
+    /// Whether calls can still be made: neither it nor its generation's connections to the master are dead, and no call on it timed out.
     #[must_use]
     pub fn is_alive(&self) -> bool {
-        self.generation.is_alive() && !self.death.is_dead() && !self.driver.is_finished()
+        self.node.is_alive() && !self.death.is_dead() && !self.driver.is_finished()
     }
 
     /// A command that does not block. A time-out ends the connection, as what follows would wait behind the answer.
@@ -60,9 +59,9 @@ impl Dedicated {
     /// Cancel safe; a call that is dropped ends the connection, too.
     ///
     /// # Errors
-    /// As [`Generation::call`].
+    /// As [`Generation::call`](crate::Generation::call).
     pub async fn call(&self, command: Command, deadline: Deadline) -> Result<Value, Error> {
-        let limit = self.generation.opener().config.command_timeout;
+        let limit = self.node.opener().config.command_timeout;
         self.exchange(command, deadline.capped(limit)).await
     }
 
@@ -70,20 +69,20 @@ impl Dedicated {
     /// [`Config::blocking_margin`](crate::Config::blocking_margin) on top. Else as [`call`](Self::call).
     ///
     /// # Errors
-    /// As [`Generation::call`].
+    /// As [`Generation::call`](crate::Generation::call).
     pub async fn call_blocking(
         &self,
         command: Command,
         block: Duration,
         deadline: Deadline,
     ) -> Result<Value, Error> {
-        let margin = self.generation.opener().config.blocking_margin;
+        let margin = self.node.opener().config.blocking_margin;
         self.exchange(command, deadline.capped(block.saturating_add(margin))).await
     }
 
     async fn exchange(&self, command: Command, deadline: Deadline) -> Result<Value, Error> {
         let operation = command.name();
-        let limit = self.generation.opener().config.max_request;
+        let limit = self.node.opener().config.max_request;
         if command.size() > limit {
             return Err(Error::TooLarge { operation, size: command.size(), limit });
         }
@@ -100,7 +99,7 @@ impl Dedicated {
             tokio::select! {
                 biased;
                 outcome = self.wire.exchange(operation, command.arguments) => outcome,
-                () = self.generation.died() => Err(Failure::Lost(self.generation.death().cause().0)),
+                () = self.node.death().wait() => Err(Failure::Lost(self.node.death().cause().0)),
             }
         };
         match deadline.run(raced).await {
@@ -111,8 +110,8 @@ impl Dedicated {
             Ok(Err(Failure::Reply(message))) => {
                 guard.disarm();
                 if message.starts_with("EPOCH") {
-                    self.generation.end(&message);
-                    return Err(Error::Epoch { epoch: self.generation.epoch() });
+                    self.node.death().kill(&message);
+                    return Err(Error::Epoch { epoch: self.node.epoch() });
                 }
                 Err(reply_error(operation, &message))
             }
@@ -122,10 +121,10 @@ impl Dedicated {
     }
 
     fn unavailable(&self) -> Error {
-        if self.generation.is_alive() {
+        if self.node.is_alive() {
             return unavailable("the connection of its own is over");
         }
-        self.generation.unavailable()
+        self.node.unavailable()
     }
 }
 

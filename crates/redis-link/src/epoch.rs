@@ -24,6 +24,11 @@ pub struct EpochRequest<'a> {
     pub name: &'a str,
     /// `master_replid` of the server, 40 hexadecimal digits.
     pub replid: &'a str,
+    /// The replication ids of all masters that there are now under this name, this one among them: more than one on a
+    /// cluster. If `all` is set, others that were known are gone, and count as unknown should they come back.
+    pub masters: &'a [String],
+    /// These are all masters there are. Otherwise some could not be reached just now, by this process at least.
+    pub all: bool,
     /// The epoch in the server's epoch key, whichever replication id stands beside it.
     pub stored: Option<u32>,
     /// The epoch key was missing or names another replication id: the server's data is not what it was.
@@ -40,8 +45,8 @@ pub trait EpochAuthority: Send + Sync + fmt::Debug {
     /// The epoch for what the request describes, 1 to [`MAX_EPOCH`].
     ///
     /// It must never answer a number twice for different data: if `request.fresh`, or the replication id is not
-    /// the one known under this name, the answer is larger than every earlier one under the name and than
-    /// `request.stored`. Otherwise it is the known one, or `request.stored` if that is larger. (Not fresh, another
+    /// one of those known under this name, the answer is larger than every earlier one under the name and than
+    /// `request.stored`. Otherwise it is the one known for it, or `request.stored` if that is larger. (Not fresh, another
     /// replication id, but `request.stored` larger than all that is known: somebody else has begun that epoch for these
     /// data, and an authority that does not share its memory may answer it.)
     ///
@@ -65,8 +70,17 @@ pub struct EpochError(pub String);
 /// twins apart for fenced scripts; numbers made from the epoch may repeat.
 #[derive(Debug, Default)]
 pub struct SelfKeptEpochs {
-    /// Replication id and epoch by name; one process has a handful of links.
-    known: Mutex<HashMap<String, (String, u32)>>,
+    /// By name; one process has a handful of links.
+    known: Mutex<HashMap<String, Known>>,
+}
+
+#[derive(Debug, Default)]
+struct Known {
+    /// The largest epoch so far, and the largest of masters that are gone.
+    last: u32,
+    gone: u32,
+    /// The masters' epochs by replication id.
+    masters: HashMap<String, u32>,
 }
 
 impl SelfKeptEpochs {
@@ -81,21 +95,30 @@ impl SelfKeptEpochs {
 impl EpochAuthority for SelfKeptEpochs {
     async fn advance(&self, request: &EpochRequest<'_>) -> Result<u32, EpochError> {
         let mut known = self.known.lock();
-        let (known_epoch, moved) = match known.get(request.name) {
-            Some((replid, epoch)) => (*epoch, replid != request.replid),
-            None => (0, false),
-        };
-        let last = known_epoch.max(request.stored.unwrap_or(0));
+        let known = known.entry(request.name.to_owned()).or_default();
+        for (replid, epoch) in std::mem::take(&mut known.masters) {
+            if request.masters.contains(&replid) || !request.all {
+                known.masters.insert(replid, epoch);
+            } else {
+                known.gone = known.gone.max(epoch);
+            }
+        }
+        let mine = known.masters.get(request.replid).copied();
         let minutes = request.server_unix_seconds.saturating_sub(SELF_KEPT_ZERO) / 60;
-        let epoch = match request.stored {
+        let epoch = match (mine, request.stored) {
+            (Some(mine), Some(stored)) if !request.fresh => mine.max(stored),
             // New to this process, but another one has already begun an epoch for it.
-            Some(stored) if !request.fresh && (!moved || stored > known_epoch) => last,
-            _ => u32::try_from(minutes).unwrap_or(u32::MAX).max(last.saturating_add(1)),
+            (None, Some(stored)) if !request.fresh && stored > known.gone => stored,
+            (_, stored) => {
+                let last = known.last.max(stored.unwrap_or(0));
+                u32::try_from(minutes).unwrap_or(u32::MAX).max(last.saturating_add(1))
+            }
         };
         if !(1..=MAX_EPOCH).contains(&epoch) {
             return Err(EpochError(format!("epoch {epoch} is outside 1 to {MAX_EPOCH}")));
         }
-        known.insert(request.name.to_owned(), (request.replid.to_owned(), epoch));
+        known.last = known.last.max(epoch);
+        known.masters.insert(request.replid.to_owned(), epoch);
         Ok(epoch)
     }
 }

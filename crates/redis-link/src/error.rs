@@ -1,7 +1,7 @@
 //! Everything that can go wrong with Redis, named by what the caller can do about it. The driver's own error types
 //! do not leave this crate.
 
-use crate::{config::Problem, keys::InvalidName, value::UnexpectedReply};
+use crate::{config::Problem, keys::InvalidName, tls::CertificateProblem, value::UnexpectedReply};
 use std::time::Duration;
 
 /// What a call on a link, a generation or a subscription can fail with.
@@ -62,6 +62,53 @@ pub enum Error {
         /// What the library said.
         message: String,
     },
+    /// The server's certificate is not one that the settings accept.
+    #[error("the certificate of {endpoint} {problem}")]
+    Certificate {
+        /// Host and port.
+        endpoint: String,
+        /// What is wrong with it.
+        problem: CertificateProblem,
+    },
+    /// The credential provider does not answer, and never has.
+    #[error("there are no credentials for Redis: {0}")]
+    Credentials(String),
+    /// The Sentinels that answer watch over no master of this name.
+    #[error("the Sentinels know no master named {name} (asked: {asked})")]
+    UnknownMaster {
+        /// The name.
+        name: String,
+        /// Who was asked.
+        asked: String,
+    },
+    /// What is named as a Sentinel is none.
+    #[error("{endpoint} is no Sentinel")]
+    NoSentinel {
+        /// Host and port.
+        endpoint: String,
+    },
+    /// Slots of the cluster are served by nobody.
+    #[error("{count} slots of {cluster} are served by nobody, the first is {first}")]
+    SlotsUncovered {
+        /// Which cluster.
+        cluster: String,
+        /// How many of the 16384.
+        count: usize,
+        /// The lowest.
+        first: u16,
+    },
+    /// The server is no part of a cluster, although the settings say so.
+    #[error("{endpoint} is no node of a cluster; the topology is another one")]
+    NoCluster {
+        /// Host and port.
+        endpoint: String,
+    },
+    /// Keys of one call, on a cluster, in more than one hash slot. Nothing was sent.
+    #[error("the keys of {operation} are in different slots of the cluster")]
+    CrossSlot {
+        /// The command or script.
+        operation: &'static str,
+    },
     /// The server is not a master.
     #[error("{endpoint} is a {role}, not a master")]
     WrongRole {
@@ -86,6 +133,17 @@ pub enum Error {
         /// The command or script.
         operation: &'static str,
         /// Bytes of its arguments.
+        size: usize,
+        /// The limit.
+        limit: usize,
+    },
+    /// The reply is larger than [`Config::max_reply`](crate::Config::max_reply) and was thrown away. The command was
+    /// carried out.
+    #[error("the reply to {operation} is {size} bytes, more than the limit of {limit}")]
+    ReplyTooLarge {
+        /// The command or script.
+        operation: &'static str,
+        /// Bytes of the reply.
         size: usize,
         /// The limit.
         limit: usize,
@@ -133,18 +191,35 @@ impl Error {
             | Self::Epoch { .. }
             | Self::Epochs(_)
             | Self::WrongRole { .. }
+            | Self::Credentials(_)
+            | Self::UnknownMaster { .. }
+            | Self::SlotsUncovered { .. }
             | Self::Overloaded => true,
             Self::Server { code, .. } => {
                 matches!(
                     code.as_str(),
-                    "BUSY" | "LOADING" | "READONLY" | "MASTERDOWN" | "TRYAGAIN" | "OOM" | "MISCONF"
+                    "BUSY"
+                        | "LOADING"
+                        | "READONLY"
+                        | "MASTERDOWN"
+                        | "TRYAGAIN"
+                        | "OOM"
+                        | "MISCONF"
+                        | "CLUSTERDOWN"
+                        | "MOVED"
+                        | "ASK"
                 )
             }
             Self::Auth(_)
             | Self::Acl { .. }
             | Self::Tls { .. }
+            | Self::Certificate { .. }
+            | Self::NoCluster { .. }
+            | Self::NoSentinel { .. }
+            | Self::CrossSlot { .. }
             | Self::TooOld { .. }
             | Self::TooLarge { .. }
+            | Self::ReplyTooLarge { .. }
             | Self::Reply(_)
             | Self::Name(_)
             | Self::Config(_)
@@ -174,6 +249,11 @@ impl Error {
             Self::Auth(_)
                 | Self::Acl { .. }
                 | Self::Tls { .. }
+                | Self::Certificate { .. }
+                | Self::UnknownMaster { .. }
+                | Self::SlotsUncovered { .. }
+                | Self::NoCluster { .. }
+                | Self::NoSentinel { .. }
                 | Self::WrongRole { .. }
                 | Self::TooOld { .. }
                 | Self::Config(_)

@@ -58,6 +58,10 @@ impl Channel {
         std::str::from_utf8(&self.name).unwrap_or_default()
     }
 
+    pub(crate) fn slot(&self) -> u16 {
+        fred::util::redis_keyslot(&self.name)
+    }
+
     /// Whether it stands for many channels.
     #[must_use]
     pub const fn is_pattern(&self) -> bool {
@@ -101,6 +105,15 @@ impl Keys {
     #[must_use]
     pub fn epoch(&self) -> Key {
         Key(Bytes::from(format!("{}:epoch", self.namespace)))
+    }
+
+    /// `ns:epoch:{tag}`: the same on a cluster, for the master that serves `slot`, which it lies in.
+    #[must_use]
+    pub(crate) fn epoch_in(&self, slot: u16) -> Key {
+        // Sixteen thousand slots, so some sixteen thousand attempts, once for a connection to a master.
+        let in_slot = |tag: &String| fred::util::redis_keyslot(tag.as_bytes()) == slot;
+        let tag = (0_u32..).map(|number| number.to_string()).find(in_slot).unwrap_or_default();
+        Key(Bytes::from(format!("{}:epoch:{{{tag}}}", self.namespace)))
     }
 
     /// `ns:c:{region:key}:v`: a cached value.

@@ -1,18 +1,20 @@
 //! The link as its users hold it: the current generation, the state, subscriptions. What keeps a generation open is
 //! the supervisor.
 
+mod shared;
 mod supervisor;
 
 use crate::{
-    Channel, Config, ConnectionState, Dedicated, Deps, Error, Generation, Keys, LinkStatus, SubscribeOptions,
-    Subscription, metrics, replica, wire::Opener,
+    Channel, Config, Dedicated, Deps, Error, Generation, Key, Keys, LinkStatus, SubscribeOptions,
+    Subscription, Topology, metrics, opener::Opener, replica, wire::unavailable,
 };
 use resilience::{Deadline, clock::ServerClock};
 use std::{sync::Arc, time::Duration};
 use tokio::{sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
 
-pub(crate) use supervisor::Shared;
+pub(crate) use shared::Shared;
+use supervisor::Supervisor;
 
 /// Whether there is a generation; what [`RedisLink::watch`] tells.
 #[derive(Clone, Debug)]
@@ -52,20 +54,26 @@ impl Drop for Owner {
 impl RedisLink {
     pub(crate) async fn start(config: Config, deps: Deps) -> Result<Self, Error> {
         let config = Arc::new(config);
-        let opener = Opener::new(Arc::clone(&config))?;
+        let opener = Opener::new(Arc::clone(&config), deps.credentials.clone());
         let shared = Arc::new(Shared::new(opener, deps));
-        let first = shared.open().await;
+        let mut supervisor = Supervisor::new(Arc::clone(&shared));
+        let first = supervisor.begin().await;
+        // Whoever names the masters may do so a moment too late: that mends itself.
+        let passing = |error: &Error| {
+            matches!(error, Error::WrongRole { .. })
+                && !matches!(config.topology, Topology::Standalone { .. })
+        };
         if let Err(error) = &first
             && error.is_permanent()
+            && !passing(error)
         {
             return Err(error.clone());
         }
         let owner = Arc::new(Owner(shared.closing.clone()));
         metrics::register(&shared);
-        tokio::spawn(supervisor::supervise(Arc::clone(&shared), first));
-        if !config.topology.replicas().is_empty() {
-            tokio::spawn(replica::watch(Arc::clone(&shared)));
-        }
+        tokio::spawn(supervisor.run(first));
+        tokio::spawn(supervisor::keep_renewing(Arc::clone(&shared)));
+        tokio::spawn(replica::watch(Arc::clone(&shared)));
         let link = Self { shared, _owner: owner };
         // The first outcome is published by the time that this returns.
         let mut states = link.watch();
@@ -179,12 +187,35 @@ impl RedisLink {
         Subscription::start(Arc::clone(&self.shared), channels, options)
     }
 
-    /// A connection of its own, in the living generation or the next one: see [`Generation::dedicated`]. Cancel safe.
+    /// A connection of its own to the master of `key`, in the living generation or the next one: see
+    /// [`Generation::dedicated`]. Cancel safe.
     ///
     /// # Errors
     /// As [`ready`](Self::ready) and [`Generation::dedicated`].
-    pub async fn dedicated(&self, deadline: Deadline) -> Result<Dedicated, Error> {
-        self.ready(deadline).await?.dedicated(deadline).await
+    pub async fn dedicated(&self, key: &Key, deadline: Deadline) -> Result<Dedicated, Error> {
+        self.ready(deadline).await?.dedicated(key, deadline).await
+    }
+
+    /// Looks at the credentials and certificates now, and returns when the connections in use were made with the present
+    /// ones: for whoever knows that they have changed. Cancel safe: the link looks in any case.
+    ///
+    /// # Errors
+    /// [`Error::Credentials`] or [`Error::Tls`] if there never were any, [`Error::Unavailable`] with the reason if the servers
+    /// do not accept them by the deadline: then the old connections stay in use, as long as the servers keep them.
+    pub async fn renew(&self, deadline: Deadline) -> Result<(), Error> {
+        let number = self.shared.opener.renew().await?;
+        self.shared.look.notify_one();
+        let mut states = self.watch();
+        let renewed = states.wait_for(|state| match state {
+            LinkState::Connected(generation) => generation.nodes().all(|node| node.access() >= number),
+            LinkState::Disconnected { .. } => false,
+            LinkState::Shutdown => true,
+        });
+        match deadline.run(renewed).await {
+            Ok(Ok(state)) if !matches!(&*state, LinkState::Shutdown) => Ok(()),
+            Ok(_) => Err(Error::Shutdown),
+            Err(_) => Err(unavailable("the servers do not accept the new credentials or certificates")),
+        }
     }
 
     /// One `PING` on the living generation; how long it took. Cancel safe.
@@ -211,44 +242,5 @@ impl RedisLink {
         let ended = states.wait_for(|state| matches!(state, LinkState::Shutdown));
         // The supervisor answers at once, unless its runtime is gone already.
         let _ = Deadline::after(Duration::from_secs(1)).run(ended).await;
-    }
-}
-
-impl Shared {
-    fn why_unavailable(&self) -> Error {
-        match &*self.state.borrow() {
-            LinkState::Shutdown => Error::Shutdown,
-            LinkState::Disconnected { since, cause } => {
-                Error::Unavailable { since: since.elapsed(), cause: cause.to_string() }
-            }
-            LinkState::Connected(generation) => generation.unavailable(),
-        }
-    }
-
-    pub(crate) fn status(&self) -> LinkStatus {
-        let facts = self.facts.lock().clone();
-        let current = self.current.load_full();
-        let state = match &*self.state.borrow() {
-            LinkState::Connected(generation) if generation.is_alive() => ConnectionState::Connected,
-            LinkState::Shutdown => ConnectionState::Shutdown,
-            _ => ConnectionState::Disconnected,
-        };
-        LinkStatus {
-            state,
-            since: facts.since,
-            last_error: facts.last_error,
-            generation: facts.generation,
-            epoch: facts.epoch,
-            replid: facts.replid,
-            master: self.opener.config.topology.master().to_string(),
-            version: facts.version,
-            master_connected: state == ConnectionState::Connected,
-            replicas_connected: self.replicas_connected(),
-            replicas: self.opener.config.topology.replicas().len(),
-            connections: current.as_ref().map_or(0, |generation| generation.connections()),
-            connection_errors: self.connection_errors(),
-            in_flight: current.as_ref().map_or(0, |generation| generation.in_flight()),
-            clock_uncertainty: self.clock.uncertainty(),
-        }
     }
 }

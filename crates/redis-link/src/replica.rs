@@ -1,4 +1,4 @@
-//! A light look at the configured replicas, for the status only: a connection made for it, one INFO, gone again. Nothing is
+//! A light look at the replicas that are known, for the status only: a connection made for it, one INFO, gone again. Nothing is
 //! read from replicas yet.
 
 use crate::{Endpoint, link::Shared};
@@ -19,7 +19,8 @@ async fn look_again_and_again(shared: &Shared) {
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
-        let replicas = shared.opener.config.topology.replicas();
+        let Some(layout) = shared.layout.load_full() else { continue };
+        let replicas = &layout.replicas;
         let looks = join_all(replicas.iter().map(|replica| follows(shared, replica))).await;
         shared.set_replicas_connected(looks.into_iter().filter(|follows| *follows).count());
     }

@@ -4,10 +4,10 @@ use bytes::Bytes;
 use sha1::{Digest, Sha1};
 use std::{fmt::Write, sync::Arc};
 
-/// Takes the two values that the link appends off again, so that the script's own `KEYS` and `ARGV` are as its
-/// author wrote them, then compares.
+/// Takes the two values that the link appends off again, so that the script's own `ARGV` is as its author wrote it, then
+/// compares. The epoch key is no declared key: on a cluster it lies in a slot of the same master, but in another one.
 const FENCE_BY_KEY: &str = "local fence=table.remove(ARGV) \
-if redis.call('GET',table.remove(KEYS))~=fence then return redis.error_reply('EPOCH the epoch key changed') end ";
+if redis.call('GET',table.remove(ARGV))~=fence then return redis.error_reply('EPOCH the epoch key changed') end ";
 
 /// From 7.0 on INFO may be called in a script; it costs about 5 µs.
 const FENCE_BY_REPLICATION_ID: &str = "\
@@ -57,7 +57,7 @@ impl Script {
     /// does nothing and fails with [`Error::Epoch`](crate::Error::Epoch).
     ///
     /// The check goes before `lua`. It compares the epoch key and, from Redis 7.0 on, the replication id. The link adds the
-    /// epoch key of the script's hash slot and its value by itself; `KEYS` and `ARGV` are what the caller passes.
+    /// epoch key and its value by itself; `KEYS` and `ARGV` are what the caller passes.
     #[must_use]
     pub fn fenced(name: &'static str, lua: &str) -> Self {
         Self(Arc::new(Inner {

@@ -1,43 +1,123 @@
-//! The TLS configuration of the driver, from ours. An explicit provider, no process default: it works beside any other
-//! TLS in the process.
+//! TLS of the connections: the files, read again when they change, and the driver's configuration made of them. An
+//! explicit provider, no process default: it works beside any other TLS in the process.
 
-use crate::{Endpoint, Error, TlsConfig};
+mod verify;
+
+pub use verify::CertificateProblem;
+pub(crate) use verify::Seen;
+
+use crate::Endpoint;
 use fred::types::config::{TlsConfig as FredTls, TlsConnector};
 use resilience::Deadline;
 use rustls::{
-    ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme,
-    client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
-    crypto::{CryptoProvider, ring},
-    pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime, pem::PemObject},
+    ClientConfig, RootCertStore,
+    crypto::ring,
+    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
 };
-use std::{fmt, path::Path, sync::Arc, time::Duration};
+use serde::Deserialize;
+use sha1::{Digest, Sha1};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
 };
+use verify::Checking;
 
-/// Reads the files and builds the connector; small files, read once.
-pub(crate) fn connector(tls: &TlsConfig, endpoint: &Endpoint) -> Result<FredTls, Error> {
-    let fail = |message: String| Error::Tls { endpoint: endpoint.to_string(), message };
-    let provider = Arc::new(ring::default_provider());
-    let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
-        .with_safe_default_protocol_versions()
-        .map_err(|error| fail(error.to_string()))?;
-    let builder = if tls.danger_accept_any_certificate {
-        builder.dangerous().with_custom_certificate_verifier(Arc::new(AcceptAny(provider)))
-    } else {
-        builder.with_root_certificates(roots(tls.ca_file.as_deref()).map_err(fail)?)
-    };
-    let config = match (&tls.cert_file, &tls.key_file) {
-        (Some(cert), Some(key)) => {
-            let chain = certificates(cert).map_err(fail)?;
-            let key =
-                PrivateKeyDer::from_pem_file(key).map_err(|e| fail(format!("{}: {e}", key.display())))?;
-            builder.with_client_auth_cert(chain, key).map_err(|error| fail(error.to_string()))?
-        }
-        _ => builder.with_no_client_auth(),
-    };
-    Ok(FredTls::from(TlsConnector::from(config)))
+/// TLS by rustls with ring; no process-wide provider is touched.
+///
+/// The files are looked at every [`Config::renew_interval`](crate::Config::renew_interval) and before every attempt to
+/// connect. When one has changed, the link hands over to new connections without an interruption; files that cannot be
+/// used are reported, and the old ones stay in use.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TlsConfig {
+    /// PEM file of the authorities to trust. Default: those of the operating system.
+    pub ca_file: Option<PathBuf>,
+    /// PEM file of our certificate chain, for servers that ask for one. Needs `key_file`.
+    pub cert_file: Option<PathBuf>,
+    /// PEM file of our private key. Needs `cert_file`.
+    pub key_file: Option<PathBuf>,
+    /// What is checked of a server's certificate. Default [`Verify::Full`].
+    pub verify: Verify,
+}
+
+/// What is checked of a server's certificate; the names are those of Postgres' `sslmode`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Verify {
+    /// Chain, times and host name.
+    #[default]
+    Full,
+    /// Chain and times: for nodes that Sentinel or a cluster names by addresses that no certificate holds. Whoever has
+    /// a certificate of the same authority can pose as a server.
+    Ca,
+    /// Nothing: encrypts, and trusts anybody. For development only.
+    None,
+}
+
+/// What the files say.
+#[derive(Debug)]
+pub(crate) struct Tls {
+    config: ClientConfig,
+    roots: Arc<RootCertStore>,
+    verify: Verify,
+    /// Of the files' contents; the same content is the same identity.
+    fingerprint: [u8; 20],
+    /// When our own certificate ends.
+    pub(crate) ours_expires: Option<SystemTime>,
+}
+
+impl Tls {
+    /// Reads the files; they are small. The error names the file.
+    pub(crate) fn load(tls: &TlsConfig) -> Result<Self, String> {
+        let mut hash = Sha1::new();
+        let mut read = |path: &Path| {
+            let bytes = std::fs::read(path).map_err(|error| format!("{}: {error}", path.display()))?;
+            hash.update(&bytes);
+            Ok::<_, String>(bytes)
+        };
+        let roots = match (&tls.ca_file, tls.verify) {
+            (_, Verify::None) => RootCertStore::empty(),
+            (Some(path), _) => authorities(path, &read(path)?)?,
+            (None, _) => system_authorities()?,
+        };
+        let roots = Arc::new(roots);
+        let provider = Arc::new(ring::default_provider());
+        let builder = ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .map_err(|error| error.to_string())?
+            .with_root_certificates(Arc::clone(&roots));
+        let (config, ours_expires) = match (&tls.cert_file, &tls.key_file) {
+            (Some(cert), Some(key)) => {
+                let chain = certificates(cert, &read(cert)?)?;
+                let of_key = |error: &dyn std::fmt::Display| format!("{}: {error}", key.display());
+                let private = PrivateKeyDer::from_pem_slice(&read(key)?).map_err(|e| of_key(&e))?;
+                let expires = chain.first().and_then(|first| verify::not_after(first));
+                // A renewal replaces two files, one after the other; between the two they do not match.
+                let config = builder.with_client_auth_cert(chain, private).map_err(|e| of_key(&e))?;
+                (config, expires)
+            }
+            _ => (builder.with_no_client_auth(), None),
+        };
+        Ok(Self { config, roots, verify: tls.verify, fingerprint: hash.finalize().into(), ours_expires })
+    }
+
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        self.fingerprint == other.fingerprint
+    }
+
+    /// The driver's configuration for one connection, and what will be seen of the server's certificate.
+    pub(crate) fn connector(&self) -> (FredTls, Arc<Seen>) {
+        let seen = Arc::<Seen>::default();
+        let mut config = self.config.clone();
+        let checking = Checking::new(self.verify, Arc::clone(&self.roots), Arc::clone(&seen));
+        config.dangerous().set_certificate_verifier(Arc::new(checking));
+        (FredTls::from(TlsConnector::from(config)), seen)
+    }
 }
 
 /// Whether a server that did not answer the TLS handshake speaks Redis without: it waits for the end of a line for ever.
@@ -51,67 +131,28 @@ pub(crate) async fn speaks_plainly(endpoint: &Endpoint) -> bool {
     matches!(Deadline::after(Duration::from_millis(500)).run(ask).await, Ok(Some(b'+' | b'-')))
 }
 
-fn roots(ca_file: Option<&Path>) -> Result<RootCertStore, String> {
+fn authorities(path: &Path, pem: &[u8]) -> Result<RootCertStore, String> {
     let mut roots = RootCertStore::empty();
-    if let Some(path) = ca_file {
-        for certificate in certificates(path)? {
-            roots.add(certificate).map_err(|error| format!("{}: {error}", path.display()))?;
-        }
-    } else {
-        let system = rustls_native_certs::load_native_certs();
-        roots.add_parsable_certificates(system.certs);
+    for certificate in certificates(path, pem)? {
+        roots.add(certificate).map_err(|error| format!("{}: {error}", path.display()))?;
     }
+    Ok(roots)
+}
+
+fn system_authorities() -> Result<RootCertStore, String> {
+    let mut roots = RootCertStore::empty();
+    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
     if roots.is_empty() {
         return Err("there is no certificate authority to trust; set ca_file".to_owned());
     }
     Ok(roots)
 }
 
-fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
-    let read = CertificateDer::pem_file_iter(path).and_then(Iterator::collect::<Result<Vec<_>, _>>);
-    read.map_err(|error| format!("{}: {error}", path.display()))
-}
-
-/// For [`TlsConfig::danger_accept_any_certificate`]: encrypts, and trusts anybody. Signatures are still checked.
-struct AcceptAny(Arc<CryptoProvider>);
-
-impl fmt::Debug for AcceptAny {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("AcceptAny")
+fn certificates(path: &Path, pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
+    let read = CertificateDer::pem_slice_iter(pem).collect::<Result<Vec<_>, _>>();
+    let certificates = read.map_err(|error| format!("{}: {error}", path.display()))?;
+    if certificates.is_empty() {
+        return Err(format!("{}: there is no certificate in it", path.display()));
     }
-}
-
-impl ServerCertVerifier for AcceptAny {
-    fn verify_server_cert(
-        &self,
-        _end_entity: &CertificateDer<'_>,
-        _intermediates: &[CertificateDer<'_>],
-        _server_name: &ServerName<'_>,
-        _ocsp_response: &[u8],
-        _now: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        rustls::crypto::verify_tls12_signature(message, cert, dss, &self.0.signature_verification_algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        rustls::crypto::verify_tls13_signature(message, cert, dss, &self.0.signature_verification_algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
-    }
+    Ok(certificates)
 }

@@ -1,7 +1,7 @@
 //! Replies, with their bytes shared and not copied. No conversion into the caller's types beyond the simple ones.
 
 use bytes::Bytes;
-use fred::types::Resp3Frame;
+use fred::types::{Resp3Frame, Value as FredValue};
 
 /// A reply of Redis.
 #[derive(Clone, Debug, PartialEq)]
@@ -145,6 +145,37 @@ impl Value {
             Self::Error(_) => "an error",
         };
         UnexpectedReply { expected, found }
+    }
+
+    /// Bytes of all strings in it.
+    pub(crate) fn size(&self) -> usize {
+        match self {
+            Self::Bytes(bytes) => bytes.len(),
+            Self::Error(message) => message.len(),
+            Self::Array(values) => values.iter().map(Self::size).sum(),
+            Self::Map(pairs) => pairs.iter().map(|(key, value)| key.size() + value.size()).sum(),
+            Self::Nil | Self::Int(_) | Self::Double(_) | Self::Bool(_) => 0,
+        }
+    }
+
+    /// Takes over what the driver has converted already.
+    pub(crate) fn from_driver(value: FredValue) -> Self {
+        match value {
+            FredValue::Boolean(value) => Self::Bool(value),
+            FredValue::Integer(value) => Self::Int(value),
+            FredValue::Double(value) => Self::Double(value),
+            FredValue::String(text) => Self::Bytes(text.into_inner()),
+            FredValue::Bytes(bytes) => Self::Bytes(bytes),
+            FredValue::Null => Self::Nil,
+            FredValue::Queued => Self::Bytes(Bytes::from_static(b"QUEUED")),
+            FredValue::Map(map) => {
+                let pair = |(key, value): (fred::types::Key, FredValue)| {
+                    (Self::Bytes(key.into_bytes()), Self::from_driver(value))
+                };
+                Self::Map(map.inner().into_iter().map(pair).collect())
+            }
+            FredValue::Array(values) => Self::Array(values.into_iter().map(Self::from_driver).collect()),
+        }
     }
 
     /// Takes over a frame; `Err` is the message of an error reply.

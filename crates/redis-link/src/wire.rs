@@ -1,29 +1,21 @@
-//! One connection through the driver, and how its answers are read. The only file that drives fred: every connection
-//! is opened here, without reconnecting, replay or time-outs of the driver's own (the callers have deadlines).
+//! One connection through the driver, and how its answers are read. It reconnects, replays and times out nothing: the
+//! callers have deadlines.
 
-use crate::{Config, Endpoint, Error, Value, server_info::ServerInfo, tls};
+use crate::{Endpoint, Error, Value, server_info::ServerInfo};
 use bytes::Bytes;
 use fred::{
     clients::Client,
     error::{Error as FredError, ErrorKind},
     interfaces::{ClientLike, EventInterface, PubsubInterface},
-    types::{
-        ClusterHash, CustomCommand, Message, RespVersion, Value as FredValue,
-        config::{
-            Blocking, Config as FredConfig, ConnectionConfig, PerformanceConfig, Server, ServerConfig,
-            TcpConfig, TlsConfig as FredTls, UnresponsiveConfig,
-        },
-    },
+    types::{ClusterHash, CustomCommand, Message, Value as FredValue},
 };
-use futures_util::poll;
-use secrecy::ExposeSecret;
 use std::{
     pin::pin,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering::Relaxed},
     },
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 use tokio::{sync::broadcast, time::timeout};
 use tokio_util::task::AbortOnDropHandle;
@@ -31,20 +23,13 @@ use tokio_util::task::AbortOnDropHandle;
 /// What drives a connection; ends with it, and dropping it ends the connection.
 pub(crate) type Driver = AbortOnDropHandle<Result<(), FredError>>;
 
-/// Slots for the driver's events on connections that nobody subscribes on.
-const FEW_EVENTS: usize = 4;
-
-/// Opens connections by the settings of one link.
-#[derive(Clone, Debug)]
-pub(crate) struct Opener {
-    pub(crate) config: Arc<Config>,
-    tls: Option<FredTls>,
-}
-
 /// A connection, as far as it is used.
 #[derive(Clone, Debug)]
 pub(crate) struct Wire {
     client: Client,
+    /// When the server's certificate ends.
+    expires: Option<SystemTime>,
+    max_reply: usize,
     /// Something came since [`Wire::answered_within`] last looked.
     alive: Arc<AtomicBool>,
 }
@@ -58,110 +43,23 @@ pub(crate) enum Failure {
     NotSent(String),
     /// The connection is over; the command may have reached the server.
     Lost(String),
+    /// The server answered with more bytes than the limit.
+    Oversized(usize, usize),
     /// The connection's queue is full.
     Full,
-}
-
-impl Opener {
-    pub(crate) fn new(config: Arc<Config>) -> Result<Self, Error> {
-        let tls = config.tls.as_ref().map(|tls| tls::connector(tls, config.topology.master())).transpose()?;
-        Ok(Self { config, tls })
-    }
-
-    /// Connects, authenticates and selects the database. Cancel safe: dropped early, the connection is closed.
-    pub(crate) async fn open(&self, endpoint: &Endpoint) -> Result<(Wire, Driver), Error> {
-        self.open_for_events(endpoint, FEW_EVENTS).await
-    }
-
-    /// The same with room for `events` messages between the connection and who takes them.
-    pub(crate) async fn open_for_events(
-        &self,
-        endpoint: &Endpoint,
-        events: usize,
-    ) -> Result<(Wire, Driver), Error> {
-        let client = Client::new(
-            self.server(endpoint),
-            Some(PerformanceConfig { broadcast_channel_capacity: events, ..PerformanceConfig::default() }),
-            Some(self.connection()),
-            None,
-        );
-        // The driver announces the outcome once: listen first, then start.
-        let listener = client.clone();
-        let mut outcome = pin!(listener.wait_for_connect());
-        if poll!(outcome.as_mut()).is_ready() {
-            return Err(unavailable("the driver was connected before it was started"));
-        }
-        let mut driver = AbortOnDropHandle::new(client.connect());
-        let connected = tokio::select! {
-            biased;
-            connected = outcome => connected,
-            ended = &mut driver => Err(ended.map_err(FredError::from).and_then(|end| end).err().unwrap_or_else(closed)),
-        };
-        connected.map_err(|error| self.explain(endpoint, &error))?;
-        Ok((Wire::new(client), driver))
-    }
-
-    fn server(&self, endpoint: &Endpoint) -> FredConfig {
-        let config = &self.config;
-        let password = config.password.as_ref().map(|password| password.expose_secret().to_owned());
-        FredConfig {
-            fail_fast: true,
-            blocking: Blocking::Block,
-            username: config.username.clone(),
-            password,
-            server: ServerConfig::Centralized { server: Server::new(endpoint.host.as_str(), endpoint.port) },
-            version: RespVersion::RESP3,
-            database: (config.database != 0).then_some(config.database),
-            tls: self.tls.clone(),
-        }
-    }
-
-    fn connection(&self) -> ConnectionConfig {
-        let config = &self.config;
-        ConnectionConfig {
-            connection_timeout: config.connect_timeout,
-            internal_command_timeout: config.connect_timeout,
-            max_command_attempts: 1,
-            max_command_buffer_len: config.max_queued,
-            unresponsive: UnresponsiveConfig { max_timeout: None, interval: Duration::from_secs(2) },
-            tcp: TcpConfig { nodelay: Some(true), ..TcpConfig::default() },
-            // What these errors mean is decided by the generation, not by the driver.
-            reconnect_errors: Vec::new(),
-            ..ConnectionConfig::default()
-        }
-    }
-
-    /// The driver's error while connecting, in our terms.
-    fn explain(&self, endpoint: &Endpoint, error: &FredError) -> Error {
-        let details = error.details();
-        if details.starts_with("NOPERM") {
-            return reply_error("connecting", details);
-        }
-        // rustls reports a refused handshake as invalid data.
-        let refused = self.tls.is_some() && details.contains("InvalidData");
-        match error.kind() {
-            ErrorKind::Auth => Error::Auth(details.to_owned()),
-            ErrorKind::Tls => Error::Tls { endpoint: endpoint.to_string(), message: details.to_owned() },
-            // TLS alerts, for example.
-            ErrorKind::Protocol | ErrorKind::Parse if self.tls.is_none() => Error::Tls {
-                endpoint: endpoint.to_string(),
-                message: format!("it does not answer as Redis does; does it expect TLS? ({details})"),
-            },
-            _ if refused => Error::Tls { endpoint: endpoint.to_string(), message: details.to_owned() },
-            ErrorKind::IO if self.tls.is_none() && details.contains("ConnectionReset") => {
-                unavailable(&format!("{endpoint} hung up; does it expect TLS? ({details})"))
-            }
-            _ => unavailable(&format!("connecting to {endpoint}: {details}")),
-        }
-    }
 }
 
 /// What a process that was itself stopped gets for reading what has come meanwhile.
 const LAST_LOOK: Duration = Duration::from_millis(50);
 
 impl Wire {
-    fn new(client: Client) -> Self {
-        Self { client, alive: Arc::default() }
+    pub(crate) fn new(client: Client, expires: Option<SystemTime>, max_reply: usize) -> Self {
+        Self { client, expires, max_reply, alive: Arc::default() }
+    }
+
+    /// When the server's certificate ends; `None` without TLS.
+    pub(crate) const fn certificate_expires(&self) -> Option<SystemTime> {
+        self.expires
     }
 
     /// Something came from the server. A read in the common case, so that many at a time do not disturb each other.
@@ -206,9 +104,37 @@ impl Wire {
         match Box::pin(self.client.custom_raw(command, arguments)).await {
             Ok(frame) => {
                 self.mark_alive();
-                Value::from_frame(frame).map_err(Failure::Reply)
+                let value = Value::from_frame(frame).map_err(Failure::Reply)?;
+                let size = value.size();
+                if size > self.max_reply { Err(Failure::Oversized(size, self.max_reply)) } else { Ok(value) }
             }
             Err(error) => Err(failure(&error)),
+        }
+    }
+
+    /// The same to a server that is just importing the key's slot.
+    pub(crate) async fn exchange_asking(
+        &self,
+        name: &'static str,
+        arguments: Vec<FredValue>,
+    ) -> Result<Value, Failure> {
+        let asking = CustomCommand::new_static("ASKING", ClusterHash::FirstKey, false);
+        let command = CustomCommand::new_static(name, ClusterHash::FirstKey, false);
+        // Sent together: `ASKING` holds for the one command that follows it.
+        let both = self.client.pipeline();
+        let handed = async {
+            both.custom::<(), FredValue>(asking, Vec::new()).await?;
+            both.custom::<(), FredValue>(command, arguments).await?;
+            Ok::<_, FredError>(both.try_all::<FredValue>().await)
+        };
+        let answers = Box::pin(handed).await.map_err(|error| failure(&error))?;
+        match answers.into_iter().next_back() {
+            Some(Ok(value)) => {
+                self.mark_alive();
+                Ok(Value::from_driver(value))
+            }
+            Some(Err(error)) => Err(refused_or_lost(&error)),
+            None => Err(Failure::Lost("no answer came".to_owned())),
         }
     }
 
@@ -247,6 +173,14 @@ impl Wire {
     }
 }
 
+/// The driver's reading of an error reply, where it does not hand out the reply itself.
+fn refused_or_lost(error: &FredError) -> Failure {
+    match error.kind() {
+        ErrorKind::IO | ErrorKind::Canceled | ErrorKind::Timeout | ErrorKind::Backpressure => failure(error),
+        _ => Failure::Reply(error.details().to_owned()),
+    }
+}
+
 fn failure(error: &FredError) -> Failure {
     let details = error.details().to_owned();
     match error.kind() {
@@ -268,6 +202,7 @@ impl Failure {
             Self::Reply(message) => reply_error(operation, &message),
             Self::NotSent(cause) => unavailable(&cause),
             Self::Lost(cause) => Error::Unknown { operation, cause },
+            Self::Oversized(size, limit) => Error::ReplyTooLarge { operation, size, limit },
             Self::Full => Error::Overloaded,
         }
     }
@@ -297,10 +232,6 @@ fn denied(message: &str) -> String {
 
 pub(crate) fn unavailable(cause: &str) -> Error {
     Error::Unavailable { since: Duration::ZERO, cause: cause.to_owned() }
-}
-
-fn closed() -> FredError {
-    FredError::new(ErrorKind::IO, "the connection was closed")
 }
 
 /// Arguments for [`Wire::exchange`].

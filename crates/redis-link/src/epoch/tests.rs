@@ -4,10 +4,14 @@ use super::*;
 use proptest::prelude::*;
 use std::time::Duration;
 
-fn request(replid: &str, stored: Option<u32>, fresh: bool, minute: u64) -> EpochRequest<'_> {
+/// One master, or the first of several: `a,b,c` is `a` in a cluster with `b` and `c`.
+fn request(replids: &str, stored: Option<u32>, fresh: bool, minute: u64) -> EpochRequest<'_> {
+    let masters: Vec<_> = replids.split(',').map(str::to_owned).collect();
     EpochRequest {
         name: "redis",
-        replid,
+        replid: replids.split(',').next().unwrap(),
+        masters: masters.leak(),
+        all: true,
         stored,
         fresh,
         server_unix_seconds: SELF_KEPT_ZERO + 60 * minute,
@@ -49,6 +53,28 @@ async fn names_are_apart_and_the_largest_epoch_is_the_last() {
     assert!(epochs.advance(&request("b", Some(MAX_EPOCH), true, 10)).await.is_err());
     assert_eq!(epochs.advance(&request("b", Some(MAX_EPOCH), false, 10)).await.unwrap(), MAX_EPOCH);
     assert!(epochs.advance(&request("c", Some(10), false, 10)).await.is_err());
+}
+
+#[tokio::test]
+async fn masters_of_a_cluster_have_epochs_of_their_own() {
+    let (one, two) = (SelfKeptEpochs::new(), SelfKeptEpochs::new());
+    for (master, epoch) in [("a,b,c", 1000), ("b,a,c", 1001), ("c,a,b", 1002)] {
+        assert_eq!(one.advance(&request(master, None, true, 1000)).await.unwrap(), epoch);
+    }
+    // In whatever order another process meets them.
+    for (master, epoch) in [("c,a,b", 1002), ("a,b,c", 1000), ("b,a,c", 1001)] {
+        assert_eq!(two.advance(&request(master, Some(epoch), false, 1000)).await.unwrap(), epoch);
+    }
+    // `d` is promoted in place of `b`: an epoch larger than all, and the others keep theirs.
+    assert_eq!(one.advance(&request("d,a,c", Some(1001), true, 900)).await.unwrap(), 1003);
+    assert_eq!(one.advance(&request("a,d,c", Some(1000), false, 900)).await.unwrap(), 1000);
+    assert_eq!(two.advance(&request("d,a,c", Some(1003), false, 900)).await.unwrap(), 1003);
+    // Who reaches some of them only says nothing about the others.
+    let some = EpochRequest { all: false, ..request("a", Some(1000), false, 900) };
+    assert_eq!(two.advance(&some).await.unwrap(), 1000);
+    assert_eq!(two.advance(&request("c,a,d", Some(1002), false, 900)).await.unwrap(), 1002);
+    // `b` comes back with what it had.
+    assert_eq!(two.advance(&request("b,a,c", Some(1001), false, 900)).await.unwrap(), 1004);
 }
 
 #[test]

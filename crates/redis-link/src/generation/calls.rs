@@ -1,30 +1,31 @@
-//! Calls on a generation: one permit, one exchange, one deadline each, raced with the generation's death. No task is
-//! spawned and nothing is retried.
+//! The calls on a generation. No task is spawned and nothing is retried that a server may have carried out.
 
-use super::Generation;
+use super::{Generation, Node, node::Lane, route::Parcel};
 use crate::{
     Channel, Command, Error, Key, Script, Value,
     command::Argument,
-    wire::{Failure, Wire, reply_error},
+    wire::{Failure, Wire},
 };
 use bytes::Bytes;
-use fred::types::Value as FredValue;
-use futures_util::poll;
-use resilience::Deadline;
-use std::{future::Future, time::Duration};
-use tokio::{
-    sync::{SemaphorePermit, TryAcquireError},
-    time::Instant,
+use futures_util::{
+    future::{join_all, try_join_all},
+    poll,
 };
+use resilience::Deadline;
+use std::{collections::BTreeMap, time::Duration};
+use tokio::time::Instant;
 
 impl Generation {
-    /// Sends a command, which must not be one that blocks: see [`dedicated`](Self::dedicated). Cancel safe; see [`Error::outcome_unknown`] for what may have happened after an error.
+    /// Sends a command, which must not be one that blocks: see [`dedicated`](Self::dedicated). On a cluster it goes to the
+    /// master of its first [`Key`], without one to any. Cancel safe; see [`Error::outcome_unknown`] for what may have
+    /// happened after an error.
     ///
     /// # Errors
     /// [`Error::Unavailable`] and [`Error::Overloaded`] (nothing sent), [`Error::Timeout`], [`Error::Unknown`],
     /// [`Error::TooLarge`], or what the server answers.
     pub async fn call(&self, command: Command, deadline: Deadline) -> Result<Value, Error> {
-        self.call_on(self.any_wire(command.size()), command, deadline).await
+        let size = command.size();
+        self.call_on(command.slot, Lane::Any(size), command, deadline).await
     }
 
     /// `GET`. Cancel safe.
@@ -32,22 +33,32 @@ impl Generation {
     /// # Errors
     /// As [`call`](Self::call).
     pub async fn get(&self, key: &Key, deadline: Deadline) -> Result<Option<Bytes>, Error> {
-        let mut command = Command::with_capacity("GET", 1);
-        command.push(key.as_bytes().clone());
-        Ok(self.call(command, deadline).await?.into_bytes()?)
+        Ok(self.call(Command::of_keys("GET", [key]), deadline).await?.into_bytes()?)
     }
 
-    /// `MGET`, in the order of the keys; without keys it sends nothing. Cancel safe.
+    /// `MGET`, in the order of the keys; without keys it sends nothing. On a cluster one for each slot, all at once.
+    /// Cancel safe.
     ///
     /// # Errors
     /// As [`call`](Self::call).
     pub async fn mget(&self, keys: &[Key], deadline: Deadline) -> Result<Vec<Option<Bytes>>, Error> {
-        if keys.is_empty() {
+        let Some(groups) = self.by_slot(keys).filter(|_| !keys.is_empty()) else {
+            return self.read_together(Command::of_keys("MGET", keys), deadline).await;
+        };
+        let command = |places: &Vec<usize>| Command::of_keys("MGET", places.iter().map(|at| &keys[*at]));
+        let reads = groups.values().map(|places| self.read_together(command(places), deadline));
+        let mut all = vec![None; keys.len()];
+        for (places, values) in groups.values().zip(try_join_all(reads).await?) {
+            places.iter().zip(values).for_each(|(at, value)| all[*at] = value);
+        }
+        Ok(all)
+    }
+
+    async fn read_together(&self, mget: Command, deadline: Deadline) -> Result<Vec<Option<Bytes>>, Error> {
+        if mget.arguments.is_empty() {
             return Ok(Vec::new());
         }
-        let mut command = Command::with_capacity("MGET", keys.len());
-        keys.iter().for_each(|key| command.push(key.as_bytes().clone()));
-        let values = self.call(command, deadline).await?.into_array()?;
+        let values = self.call(mget, deadline).await?.into_array()?;
         Ok(values.into_iter().map(Value::into_bytes).collect::<Result<_, _>>()?)
     }
 
@@ -70,19 +81,29 @@ impl Generation {
         self.call(command, deadline).await.map(drop)
     }
 
-    /// `DEL`; answers how many existed. Without keys it sends nothing. Cancel safe.
+    /// `DEL`; answers how many existed. Without keys it sends nothing; on a cluster it sends one for each slot, and an error
+    /// of one says nothing about the others. Cancel safe.
     ///
     /// # Errors
     /// As [`call`](Self::call).
     pub async fn del(&self, keys: &[Key], deadline: Deadline) -> Result<u64, Error> {
-        if keys.is_empty() {
-            return Ok(0);
-        }
-        let reply = self.call(Command::new("DEL").args(keys), deadline).await?;
-        Ok(u64::try_from(reply.as_int()?).unwrap_or(0))
+        let Some(groups) = self.by_slot(keys) else {
+            return self.delete_together(Command::of_keys("DEL", keys), deadline).await;
+        };
+        let command = |places: &Vec<usize>| Command::of_keys("DEL", places.iter().map(|at| &keys[*at]));
+        let deletes = groups.values().map(|places| self.delete_together(command(places), deadline));
+        Ok(try_join_all(deletes).await?.into_iter().sum())
     }
 
-    /// `PUBLISH`; answers how many subscribers the server handed it to. What one caller publishes on one channel, one
+    async fn delete_together(&self, del: Command, deadline: Deadline) -> Result<u64, Error> {
+        if del.arguments.is_empty() {
+            return Ok(0);
+        }
+        Ok(u64::try_from(self.call(del, deadline).await?.as_int()?).unwrap_or(0))
+    }
+
+    /// `PUBLISH`; answers how many subscribers the server handed it to: on a cluster the node's own, while the other nodes
+    /// hand it to theirs. What one caller publishes on one channel, one
     /// after the other, arrives in order. Cancel safe.
     ///
     /// # Errors
@@ -94,18 +115,24 @@ impl Generation {
         deadline: Deadline,
     ) -> Result<u64, Error> {
         let command = Command::new("PUBLISH").arg(channel).arg(payload);
-        let reply = self.call_on(self.wire_of(channel.as_bytes()), command, deadline).await?;
+        // A cluster hands a message to all of its nodes, whoever gets it.
+        let slot = self.layout().slots.is_some().then(|| channel.slot());
+        let reply = self.call_on(slot, Lane::Of(channel.as_bytes()), command, deadline).await?;
         Ok(u64::try_from(reply.as_int()?).unwrap_or(0))
     }
 
-    /// `PING`; answers how long it took. Cancel safe.
+    /// `PING`, to all masters; answers how long it took. Cancel safe.
     ///
     /// # Errors
     /// As [`call`](Self::call).
     pub async fn ping(&self, deadline: Deadline) -> Result<Duration, Error> {
         let started = Instant::now();
-        self.call(Command::new("PING"), deadline).await?;
-        Ok(started.elapsed())
+        let ping = |node| async move {
+            let node: &std::sync::Arc<Node> = node;
+            node.exchange(node.first_wire(), "PING", "PING", Vec::new(), deadline).await
+        };
+        try_join_all(self.nodes().map(ping)).await?;
+        if self.is_complete() { Ok(started.elapsed()) } else { Err(self.incomplete()) }
     }
 
     /// Runs a script: by its hash, or by its text where the server does not know it yet.
@@ -124,20 +151,25 @@ impl Generation {
         args: Vec<Bytes>,
         deadline: Deadline,
     ) -> Result<Value, Error> {
-        let wire = keys.first().map_or_else(|| self.any_wire(0), |key| self.wire_of(key.as_bytes()));
-        let text = script.text(self.info.capabilities.info_in_scripts);
-        let by_hash = self.script_arguments(&text.sha, script, keys, &args);
-        match self.exchange(wire, script.name(), "EVALSHA", by_hash, deadline).await {
+        let size = keys.iter().map(|key| key.as_bytes().len()).sum::<usize>()
+            + args.iter().map(Bytes::len).sum::<usize>();
+        self.check_size(script.name(), size)?;
+        let slot = self.common_slot(script.name(), keys)?;
+        let lane = keys.first().map_or(Lane::Any(size), |key| Lane::Of(key.as_bytes()));
+        let text = script.text(self.capabilities().info_in_scripts);
+        let parcel = |name| Parcel { operation: script.name(), name, slot, lane, deadline };
+        let by_hash = |node: &Node| node.script_arguments(&text.sha, script, keys, &args);
+        match self.send(&parcel("EVALSHA"), by_hash).await {
             Err(Error::Server { code, .. }) if code == "NOSCRIPT" => {
-                let by_text = self.script_arguments(&text.lua, script, keys, &args);
-                self.exchange(wire, script.name(), "EVAL", by_text, deadline).await
+                let by_text = |node: &Node| node.script_arguments(&text.lua, script, keys, &args);
+                self.send(&parcel("EVAL"), by_text).await
             }
             outcome => outcome,
         }
     }
 
-    /// Sends commands together on one connection: they are carried out in order, others may come in between. Counts as
-    /// one call. Cancel safe.
+    /// Sends commands together on one connection: they are carried out in order, others may come in between. On a cluster
+    /// the order holds for those of one master. Counts as one call at each master. Cancel safe.
     ///
     /// # Errors
     /// As [`call`](Self::call) for all; a single command's error is its result.
@@ -151,186 +183,108 @@ impl Generation {
         }
         let size: usize = commands.iter().map(Command::size).sum();
         self.check_size("pipeline", size)?;
-        let names: Vec<_> = commands.iter().map(Command::name).collect();
-        let wire = self.any_wire(size);
-        let all = async {
-            let mut exchanges: Vec<_> = commands
-                .into_iter()
-                .map(|command| Box::pin(wire.exchange(command.name(), command.arguments)))
-                .collect();
-            // The first poll hands a command over: one after the other, in order.
-            let mut results = Vec::with_capacity(exchanges.len());
-            for exchange in &mut exchanges {
-                results.push(match poll!(exchange.as_mut()) {
-                    std::task::Poll::Ready(result) => Some(result),
-                    std::task::Poll::Pending => None,
-                });
-            }
-            for (result, exchange) in results.iter_mut().zip(exchanges) {
-                if result.is_none() {
-                    *result = Some(exchange.await);
-                }
-            }
-            Ok(results.into_iter().flatten().collect::<Vec<_>>())
-        };
-        let results = self.bounded("pipeline", deadline, all).await?;
-        let read = |(result, name): (Result<Value, Failure>, &'static str)| {
-            result.map_err(|failure| self.failed(name, failure))
-        };
-        Ok(results.into_iter().zip(names).map(read).collect())
+        let mut of_nodes: BTreeMap<usize, (Vec<usize>, Vec<Command>)> = BTreeMap::new();
+        let all = commands.len();
+        for (place, command) in commands.into_iter().enumerate() {
+            let (places, commands) = of_nodes.entry(self.index_of(command.slot)?).or_default();
+            places.push(place);
+            commands.push(command);
+        }
+        let mut replies: Vec<Option<Result<Value, Error>>> = (0..all).map(|_| None).collect();
+        let (places, parts): (Vec<_>, Vec<_>) = of_nodes
+            .into_iter()
+            .map(|(index, (places, commands))| (places, self.pipeline_at(index, commands, size, deadline)))
+            .unzip();
+        let mut parts = join_all(parts).await;
+        if let [Err(_)] = parts.as_slice() {
+            // One master, or all of one: an error of all.
+            return parts.remove(0);
+        }
+        for (places, results) in places.into_iter().zip(parts) {
+            // Of a part that failed, each command has its error: others may have been carried out.
+            let results = match results {
+                Ok(results) => results,
+                Err(error) => places.iter().map(|_| Err(error.clone())).collect(),
+            };
+            places.into_iter().zip(results).for_each(|(place, result)| replies[place] = Some(result));
+        }
+        Ok(replies.into_iter().flatten().collect())
     }
 
-    async fn call_on(&self, wire: &Wire, command: Command, deadline: Deadline) -> Result<Value, Error> {
+    async fn pipeline_at(
+        &self,
+        index: usize,
+        commands: Vec<Command>,
+        size: usize,
+        deadline: Deadline,
+    ) -> Result<Vec<Result<Value, Error>>, Error> {
+        let node = self.node_at(index)?;
+        let wire = node.any_wire(size);
+        // Kept for what has to be sent elsewhere.
+        let again = self.layout().slots.is_some().then(|| commands.clone());
+        let names: Vec<_> = commands.iter().map(Command::name).collect();
+        let results = node.bounded("pipeline", deadline, in_order(wire, commands)).await?;
+        let read = |(result, name): (Result<Value, Failure>, &'static str)| {
+            result.map_err(|failure| node.failed(name, failure))
+        };
+        let mut results: Vec<_> = results.into_iter().zip(names).map(read).collect();
+        for (result, command) in results.iter_mut().zip(again.into_iter().flatten()) {
+            if matches!(result, Err(Error::Server { code, .. }) if code == "MOVED" || code == "ASK") {
+                *result = self.call(command, deadline).await;
+            }
+        }
+        Ok(results)
+    }
+
+    async fn call_on(
+        &self,
+        slot: Option<u16>,
+        lane: Lane<'_>,
+        command: Command,
+        deadline: Deadline,
+    ) -> Result<Value, Error> {
         let name = command.name();
         self.check_size(name, command.size())?;
-        self.exchange_checked(wire, name, name, command.arguments, deadline).await
+        let Command { mut arguments, .. } = command;
+        let parcel = Parcel { operation: name, name, slot, lane, deadline };
+        // Only on a cluster may they be needed again.
+        let again = self.layout().slots.is_some();
+        let arguments = |_: &Node| if again { arguments.clone() } else { std::mem::take(&mut arguments) };
+        self.send(&parcel, arguments).await
     }
 
-    async fn exchange(
-        &self,
-        wire: &Wire,
-        operation: &'static str,
-        name: &'static str,
-        arguments: Vec<FredValue>,
-        deadline: Deadline,
-    ) -> Result<Value, Error> {
-        let length = |value: &FredValue| value.as_bytes().map_or(0, <[u8]>::len);
-        self.check_size(operation, arguments.iter().map(length).sum())?;
-        self.exchange_checked(wire, operation, name, arguments, deadline).await
-    }
-
-    async fn exchange_checked(
-        &self,
-        wire: &Wire,
-        operation: &'static str,
-        name: &'static str,
-        arguments: Vec<FredValue>,
-        deadline: Deadline,
-    ) -> Result<Value, Error> {
-        self.bounded(operation, deadline, wire.exchange(name, arguments)).await
-    }
-
-    /// Holds a permit while `exchange` runs, until the deadline, the command time-out or the generation's death.
-    async fn bounded<T>(
-        &self,
-        operation: &'static str,
-        deadline: Deadline,
-        exchange: impl Future<Output = Result<T, Failure>>,
-    ) -> Result<T, Error> {
-        let started = Instant::now();
-        let capped = started + self.opener.config.command_timeout;
-        let until = deadline.instant().map_or(capped, |at| at.min(capped));
-        if until <= started {
-            return Err(Error::Timeout { operation, after: Duration::ZERO, sent: false });
-        }
-        let _permit = self.permit(operation, started, until).await?;
-        let died = self.death.wait();
-        if self.death.is_dead() {
-            return Err(self.unavailable());
-        }
-        let raced = async {
-            tokio::select! {
-                biased;
-                outcome = exchange => outcome,
-                // The connections' own last answers, which know more, come before this.
-                () = died => Err(Failure::Lost(self.death.cause().0)),
-            }
-        };
-        match tokio::time::timeout_at(until, raced).await {
-            Ok(Ok(value)) => Ok(value),
-            Ok(Err(failure)) => Err(self.failed(operation, failure)),
-            Err(_) => Err(Error::Timeout { operation, after: started.elapsed(), sent: true }),
-        }
-    }
-
-    async fn permit(
-        &self,
-        operation: &'static str,
-        started: Instant,
-        until: Instant,
-    ) -> Result<SemaphorePermit<'_>, Error> {
-        match self.permits.try_acquire() {
-            Ok(permit) => return Ok(permit),
-            Err(TryAcquireError::Closed) => return Err(self.unavailable()),
-            Err(TryAcquireError::NoPermits) => {}
-        }
-        tokio::select! {
-            biased;
-            () = self.death.wait() => Err(self.unavailable()),
-            turn = tokio::time::timeout_at(until, self.permits.acquire()) => match turn {
-                Ok(Ok(permit)) => Ok(permit),
-                Ok(Err(_closed)) => Err(self.unavailable()),
-                Err(_) => Err(Error::Timeout { operation, after: started.elapsed(), sent: false }),
-            },
-        }
-    }
-
-    /// Reads a failure, and ends the generation where it says that the connection or the data is gone.
-    fn failed(&self, operation: &'static str, failure: Failure) -> Error {
-        match failure {
-            Failure::Full => {
-                // The driver miscounts from here on and sends only every so many commands: the connection is of no use.
-                self.death.kill("a connection's queue was full");
-                Error::Overloaded
-            }
-            Failure::NotSent(cause) => {
-                self.death.kill(&cause);
-                self.unavailable()
-            }
-            Failure::Lost(cause) => {
-                self.death.kill(&cause);
-                Error::Unknown { operation, cause }
-            }
-            Failure::Reply(message) => {
-                if message.starts_with("EPOCH") {
-                    self.death.kill(&message);
-                    return Error::Epoch { epoch: self.epoch };
-                }
-                let error = reply_error(operation, &message);
-                let stale = matches!(&error, Error::Server { code, .. } if is_no_master(code));
-                if stale || message.starts_with("NOAUTH") {
-                    self.death.kill(&message);
-                }
-                error
-            }
-        }
-    }
-
-    fn script_arguments(
-        &self,
-        text: &Bytes,
-        script: &Script,
-        keys: &[Key],
-        args: &[Bytes],
-    ) -> Vec<FredValue> {
-        let fenced = script.is_fenced();
-        let count = keys.len() + usize::from(fenced);
-        let mut arguments = Vec::with_capacity(2 + count + args.len() + 1);
-        arguments.push(FredValue::Bytes(text.clone()));
-        arguments.push(FredValue::Integer(i64::try_from(count).unwrap_or(i64::MAX)));
-        arguments.extend(keys.iter().map(|key| FredValue::Bytes(key.as_bytes().clone())));
-        if fenced {
-            arguments.push(FredValue::Bytes(self.epoch_key.as_bytes().clone()));
-        }
-        arguments.extend(args.iter().cloned().map(FredValue::Bytes));
-        if fenced {
-            arguments.push(FredValue::Bytes(self.fence.clone()));
-        }
-        arguments
+    /// On a cluster: the keys' places by slot.
+    fn by_slot(&self, keys: &[Key]) -> Option<BTreeMap<u16, Vec<usize>>> {
+        self.layout().slots.as_ref()?;
+        let mut groups: BTreeMap<u16, Vec<usize>> = BTreeMap::new();
+        keys.iter().enumerate().for_each(|(at, key)| groups.entry(key.slot()).or_default().push(at));
+        Some(groups)
     }
 
     fn check_size(&self, operation: &'static str, size: usize) -> Result<(), Error> {
         let limit = self.opener.config.max_request;
         if size > limit { Err(Error::TooLarge { operation, size, limit }) } else { Ok(()) }
     }
-
-    pub(crate) fn unavailable(&self) -> Error {
-        let (cause, since) = self.death.cause();
-        Error::Unavailable { since, cause }
-    }
 }
 
-/// Errors of a server that is not, or not yet, the master that it was.
-fn is_no_master(code: &str) -> bool {
-    matches!(code, "READONLY" | "LOADING" | "MASTERDOWN")
+/// Hands all commands over, one after the other, then waits for their answers.
+async fn in_order(wire: &Wire, commands: Vec<Command>) -> Result<Vec<Result<Value, Failure>>, Failure> {
+    let mut exchanges: Vec<_> = commands
+        .into_iter()
+        .map(|command| Box::pin(wire.exchange(command.name(), command.arguments)))
+        .collect();
+    // The first poll hands a command over: one after the other, in order.
+    let mut results = Vec::with_capacity(exchanges.len());
+    for exchange in &mut exchanges {
+        results.push(match poll!(exchange.as_mut()) {
+            std::task::Poll::Ready(result) => Some(result),
+            std::task::Poll::Pending => None,
+        });
+    }
+    for (result, exchange) in results.iter_mut().zip(exchanges) {
+        if result.is_none() {
+            *result = Some(exchange.await);
+        }
+    }
+    Ok(results.into_iter().flatten().collect())
 }

@@ -10,7 +10,10 @@ use crate::{
 use bytes::Bytes;
 use futures_util::future::{join, select_all};
 use resilience::clock::ServerClock;
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering::Relaxed},
+};
 use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout};
 
 pub(super) struct Monitor {
@@ -20,6 +23,7 @@ pub(super) struct Monitor {
     pub(super) epoch_key: Key,
     pub(super) fence: Bytes,
     pub(super) clock: ServerClock,
+    pub(super) keeps_time: Arc<AtomicBool>,
     pub(super) config: Arc<Config>,
 }
 
@@ -57,10 +61,12 @@ impl Monitor {
                 Some(Err(cause)) => return cause,
                 None => return format!("Redis gave no sign of life for {limit:?}"),
             }
-            if first && clock_read.elapsed() >= self.config.clock_interval {
+            if first && self.keeps_time.load(Relaxed) && clock_read.elapsed() >= self.config.clock_interval {
                 clock_read = Instant::now();
                 // The next probe notices a dead connection; a missed reading only ages the clock.
-                let _ = timeout(limit, read_clock(wire, &self.clock)).await;
+                if let Ok(Ok(reading)) = timeout(limit, read_clock(wire)).await {
+                    reading.feed(&self.clock);
+                }
             }
         }
     }
@@ -77,16 +83,21 @@ impl Monitor {
         let info = wire.exchange("INFO", arguments([Bytes::from_static(b"replication")]));
         let key = wire.exchange("GET", arguments([self.epoch_key.as_bytes().clone()]));
         let (info, key) = join(info, key).await;
-        let (Some(info), Some(key)) = (unless_refused_for_now(info)?, unless_refused_for_now(key)?) else {
-            return Ok(());
-        };
-        let (role, replid) = replication(info.as_str().unwrap_or_default());
-        if role != Some("master") {
-            return Err(format!("the server has become a {}", role.unwrap_or("server without a role")));
+        if let Some(info) = unless_refused_for_now(info)? {
+            let (role, replid) = replication(info.as_str().unwrap_or_default());
+            if role != Some("master") {
+                return Err(format!("the server has become a {}", role.unwrap_or("server without a role")));
+            }
+            if replid != Some(&self.replid) {
+                return Err("EPOCH the replication id changed".to_owned());
+            }
         }
-        if replid != Some(&self.replid) {
-            return Err("EPOCH the replication id changed".to_owned());
+        if let Err(Failure::Reply(moved)) = &key
+            && (moved.starts_with("MOVED") || moved.starts_with("ASK"))
+        {
+            return Err("EPOCH the slot of the epoch key is moving".to_owned());
         }
+        let Some(key) = unless_refused_for_now(key)? else { return Ok(()) };
         if key.into_bytes().ok().flatten().as_ref() != Some(&self.fence) {
             return Err("EPOCH the epoch key changed".to_owned());
         }
@@ -107,6 +118,7 @@ fn unless_refused_for_now(answer: Result<Value, Failure>) -> Result<Option<Value
 fn cause(failure: Failure) -> String {
     match failure {
         Failure::Reply(message) | Failure::NotSent(message) | Failure::Lost(message) => message,
+        Failure::Oversized(size, _) => format!("an answer of {size} bytes came"),
         Failure::Full => "the connection's queue is full and does not move".to_owned(),
     }
 }

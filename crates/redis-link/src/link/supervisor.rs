@@ -1,196 +1,325 @@
-//! Keeps one generation open: waits for its death, opens the next with back-off, publishes it. It decides nothing
-//! about commands.
+//! Keeps a generation open: finds the masters, connects to those that are missing, publishes, waits for a loss or a
+//! change, and begins again. It decides nothing about commands.
 
-use super::LinkState;
+use super::Shared;
 use crate::{
-    Deps, Error, Generation, Keys, Version,
-    generation::{Opening, open},
-    metrics,
-    wire::Opener,
+    Error, Generation,
+    finder::Finder,
+    generation::{Node, Opening, epoch_keys, open},
+    layout::Layout,
+    wire::unavailable,
 };
-use arc_swap::ArcSwapOption;
-use parking_lot::Mutex;
-use resilience::{Backoff, clock::ServerClock};
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
-    },
-    time::{Duration, SystemTime},
-};
-use tokio::{sync::watch, time::Instant};
-use tokio_util::sync::CancellationToken;
+use resilience::Backoff;
+use std::{sync::Arc, time::Duration};
+use tokio::time::{Instant, sleep};
 
 /// Generations that live shorter are replaced at growing distances: something keeps killing them.
 const SETTLED: Duration = Duration::from_secs(1);
+/// While a master is missing, those who know of a new one are asked so often.
+const IMPATIENCE: Duration = Duration::from_millis(100);
+/// Layouts are not looked for more often, however many answers say that slots have moved.
+const BREATH: Duration = Duration::from_millis(20);
 
-/// What a link's handles, supervisor, subscriptions and metrics share.
+/// One link's keeper.
 #[derive(Debug)]
-pub(crate) struct Shared {
-    pub(crate) opener: Opener,
-    pub(crate) keys: Keys,
-    pub(crate) clock: ServerClock,
-    pub(crate) current: ArcSwapOption<Generation>,
-    pub(crate) state: watch::Sender<LinkState>,
-    /// Cancelled once: the link ends.
-    pub(crate) closing: CancellationToken,
-    pub(crate) facts: Mutex<Facts>,
-    pub(crate) runtime: tokio::runtime::Handle,
-    deps: Deps,
-    generations: AtomicU64,
-    connection_errors: AtomicU64,
-    replicas_connected: AtomicUsize,
+pub(crate) struct Supervisor {
+    shared: Arc<Shared>,
+    finder: Finder,
+    /// What is published.
+    view: Option<Arc<Generation>>,
 }
 
-/// What the status says about the last generation and before.
-#[derive(Clone, Debug)]
-pub(crate) struct Facts {
-    pub(crate) since: SystemTime,
-    pub(crate) last_error: Option<String>,
-    pub(crate) generation: u64,
-    pub(crate) epoch: Option<u32>,
-    pub(crate) replid: Option<String>,
-    pub(crate) run_id: Option<String>,
-    pub(crate) version: Option<Version>,
-}
-
-impl Shared {
-    /// Inside of a runtime.
-    pub(crate) fn new(opener: Opener, deps: Deps) -> Self {
-        let since = Instant::now();
-        Self {
-            keys: Keys::new(&opener.config.namespace),
-            opener,
-            clock: ServerClock::new(),
-            current: ArcSwapOption::empty(),
-            state: watch::Sender::new(LinkState::Disconnected { since, cause: "".into() }),
-            closing: CancellationToken::new(),
-            facts: Mutex::new(Facts {
-                since: SystemTime::now(),
-                last_error: None,
-                generation: 0,
-                epoch: None,
-                replid: None,
-                run_id: None,
-                version: None,
-            }),
-            runtime: tokio::runtime::Handle::current(),
-            deps,
-            generations: AtomicU64::new(0),
-            connection_errors: AtomicU64::new(0),
-            replicas_connected: AtomicUsize::new(0),
-        }
-    }
-
-    /// One attempt at the next generation.
-    pub(crate) async fn open(&self) -> Result<Arc<Generation>, Error> {
-        let id = self.generations.load(Relaxed) + 1;
-        let previous = self.facts.lock().run_id.clone();
-        let opening = Opening {
-            opener: &self.opener,
-            epochs: &*self.deps.epochs,
-            epoch_key: &self.keys.epoch(),
-            clock: &self.clock,
-            previous_run_id: previous.as_deref(),
-        };
-        let generation = open(opening, id).await?;
-        self.generations.store(id, Relaxed);
-        Ok(generation)
-    }
-
-    pub(crate) fn connection_errors(&self) -> u64 {
-        self.connection_errors.load(Relaxed)
-    }
-
-    pub(crate) fn replicas_connected(&self) -> usize {
-        self.replicas_connected.load(Relaxed)
-    }
-
-    pub(crate) fn set_replicas_connected(&self, count: usize) {
-        self.replicas_connected.store(count, Relaxed);
-    }
-
-    fn publish(&self, generation: &Arc<Generation>) {
-        {
-            let mut facts = self.facts.lock();
-            facts.since = SystemTime::now();
-            facts.generation = generation.id();
-            facts.epoch = Some(generation.epoch());
-            facts.replid = Some(generation.replid().to_owned());
-            facts.run_id = Some(generation.run_id().to_owned());
-            facts.version = Some(generation.capabilities().version);
-        }
-        self.current.store(Some(Arc::clone(generation)));
-        self.state.send_replace(LinkState::Connected(Arc::clone(generation)));
-        tracing::info!(
-            generation = generation.id(),
-            epoch = generation.epoch(),
-            master = %self.opener.config.topology.master(),
-            "connected to Redis"
-        );
-    }
-
-    /// Nothing to use until the next [`publish`](Self::publish). `since` is the beginning of the outage.
-    fn unpublish(&self, since: Instant, cause: &str) {
-        self.connection_errors.fetch_add(1, Relaxed);
-        metrics::connection_error();
-        let lost = self.current.swap(None).is_some();
-        {
-            let mut facts = self.facts.lock();
-            facts.last_error = Some(cause.to_owned());
-            if lost {
-                facts.since = SystemTime::now();
+/// Asks for the credentials and reads the certificates of now, every so often and when they were refused, and has the
+/// supervisor use what is new. Runs until the link closes.
+pub(crate) async fn keep_renewing(shared: Arc<Shared>) {
+    let renew = async {
+        let every = shared.opener.config.renew_interval;
+        let mut backoff = Backoff::new(shared.opener.config.reconnect);
+        loop {
+            let before = shared.opener.access_number();
+            tokio::select! {
+                () = sleep(every) => backoff.reset(),
+                () = shared.renew.notified() => sleep(backoff.next_delay()).await,
+            }
+            // Troubles are in the log; what was good before stays.
+            if shared.opener.renew().await.is_ok_and(|now| Some(now) != before) {
+                shared.look.notify_one();
             }
         }
-        let first = lost
-            || matches!(&*self.state.borrow(), LinkState::Disconnected { cause, .. } if cause.is_empty());
-        self.state.send_replace(LinkState::Disconnected { since, cause: cause.into() });
-        if first {
-            tracing::warn!(cause, master = %self.opener.config.topology.master(), "no connection to Redis");
-        } else {
-            tracing::debug!(cause, "still no connection to Redis");
+    };
+    let _ = shared.closing.run_until_cancelled(renew).await;
+}
+
+/// Why the wait for something to do has ended.
+enum Wake {
+    /// Connections are lost.
+    Lost,
+    /// Another layout, other credentials, or time to try again.
+    Look,
+}
+
+impl Supervisor {
+    pub(crate) fn new(shared: Arc<Shared>) -> Self {
+        let finder = Finder::new(shared.opener.clone());
+        Self { shared, finder, view: None }
+    }
+
+    /// The first attempt.
+    ///
+    /// # Errors
+    /// Also what makes a start pointless on a cluster that is connected in part.
+    pub(crate) async fn begin(&mut self) -> Result<(), Error> {
+        self.round().await?;
+        let uncovered = self.view.as_ref().and_then(|view| view.layout().uncovered());
+        match uncovered {
+            Some((count, first)) => {
+                let cluster = self.shared.opener.config.topology.to_string();
+                Err(Error::SlotsUncovered { cluster, count, first })
+            }
+            None => Ok(()),
         }
     }
-}
 
-/// Runs until the link closes. `outcome` is that of the first attempt.
-pub(crate) async fn supervise(shared: Arc<Shared>, outcome: Result<Arc<Generation>, Error>) {
-    let closing = shared.closing.clone();
-    // Whatever it is doing: closing ends it, and dropping a generation ends its connections.
-    let _ = closing.run_until_cancelled(keep_open(&shared, outcome)).await;
-    if let Some(generation) = shared.current.swap(None) {
-        generation.end("the link is shut down");
+    /// Runs until the link closes. `outcome` is that of the first attempt.
+    pub(crate) async fn run(mut self, outcome: Result<(), Error>) {
+        let (shared, closing) = (Arc::clone(&self.shared), self.shared.closing.clone());
+        // Whatever it is doing: closing ends it, and dropping a generation ends its connections.
+        let _ = closing.run_until_cancelled(self.keep_open(outcome)).await;
+        if let Some(generation) = shared.current.swap(None) {
+            generation.end("the link is shut down");
+        }
+        shared.facts.lock().since = std::time::SystemTime::now();
+        shared.state.send_replace(super::LinkState::Shutdown);
     }
-    shared.facts.lock().since = SystemTime::now();
-    shared.state.send_replace(LinkState::Shutdown);
-}
 
-async fn keep_open(shared: &Shared, mut outcome: Result<Arc<Generation>, Error>) {
-    let mut backoff = Backoff::new(shared.opener.config.reconnect);
-    // Of its own: a server that has just come back ends its first generation soon (its first replica changes the
-    // replication id), and to wait as long as for a server that is away would double the outage.
-    let mut short_lived = Backoff::new(shared.opener.config.reconnect);
-    let mut since = Instant::now();
-    loop {
-        match outcome {
-            Ok(generation) => {
-                let opened = Instant::now();
-                shared.publish(&generation);
-                generation.died().await;
-                since = Instant::now();
-                shared.unpublish(since, &generation.death().cause().0);
-                backoff.reset();
-                if opened.elapsed() >= SETTLED {
-                    short_lived.reset();
-                } else {
-                    tokio::time::sleep(short_lived.next_delay()).await;
+    async fn keep_open(&mut self, mut outcome: Result<(), Error>) {
+        let mut backoff = Backoff::new(self.shared.opener.config.reconnect);
+        // Of its own: a server that has just come back ends its first generation soon (its first replica changes the
+        // replication id), and to wait as long as for a server that is away would double the outage.
+        let mut short_lived = Backoff::new(self.shared.opener.config.reconnect);
+        let mut since = Instant::now();
+        loop {
+            match &outcome {
+                Ok(()) => backoff.reset(),
+                Err(error) if self.view.is_none() => {
+                    self.shared.count_connection_error();
+                    self.shared.unpublish(since, &error.cause());
+                }
+                Err(error) => {
+                    self.shared.count_connection_error();
+                    tracing::debug!(%error, "a Redis master cannot be connected to");
                 }
             }
-            Err(error) => {
-                shared.unpublish(since, &error.cause());
-                tokio::time::sleep(backoff.next_delay()).await;
+            let began = Instant::now();
+            let wake = match outcome {
+                Ok(()) => self.until_something_happens().await,
+                Err(_) => self.until_worth_a_try(backoff.next_delay()).await,
+            };
+            if let Wake::Lost = wake {
+                since = Instant::now();
+                self.leave_the_dead(since);
+                if began.elapsed() >= SETTLED {
+                    short_lived.reset();
+                } else {
+                    sleep(short_lived.next_delay()).await;
+                }
+            } else {
+                sleep(BREATH).await;
+            }
+            outcome = self.round().await;
+        }
+    }
+
+    /// Everything is connected: until it is not, or until there may be something better.
+    async fn until_something_happens(&mut self) -> Wake {
+        let Some(view) = self.view.clone() else { return Wake::Look };
+        let every = self.shared.opener.config.probe_interval;
+        let living = living(Some(&view));
+        tokio::select! {
+            biased;
+            () = view.lost_one() => Wake::Lost,
+            () = self.shared.look.notified() => Wake::Look,
+            () = another_layout(&mut self.finder, &self.shared, &living, every, Layout::is_like) => Wake::Look,
+        }
+    }
+
+    /// Something is missing: until the next attempt is due, or may go better.
+    async fn until_worth_a_try(&mut self, delay: Duration) -> Wake {
+        let view = self.view.clone();
+        let living = living(self.view.as_ref());
+        let another = another_layout(&mut self.finder, &self.shared, &living, IMPATIENCE, Layout::is_like);
+        tokio::select! {
+            biased;
+            () = lost_another(view.as_deref()) => Wake::Lost,
+            () = sleep(delay) => Wake::Look,
+            () = another => Wake::Look,
+        }
+    }
+
+    /// What is lost is of no use to anybody from now on.
+    fn leave_the_dead(&mut self, since: Instant) {
+        let Some(view) = &self.view else { return };
+        self.shared.count_connection_error();
+        if view.nodes().any(|node| node.is_alive()) {
+            tracing::warn!(cause = view.cause().0, "a Redis master is lost");
+            return;
+        }
+        let cause = view.cause().0;
+        view.end(&cause);
+        self.shared.unpublish(since, &cause);
+        self.view = None;
+    }
+
+    /// Finds the masters, connects to those that are missing or were connected to with old credentials, and publishes
+    /// what there is.
+    ///
+    /// # Errors
+    /// If something is missing afterwards.
+    async fn round(&mut self) -> Result<(), Error> {
+        let shared = Arc::clone(&self.shared);
+        // What there is: whoever knows the credentials may be slow, and is asked beside this.
+        let access = match shared.opener.access_number() {
+            Some(number) => number,
+            None => shared.opener.renew().await?,
+        };
+        let living = living(self.view.as_ref());
+        let layout = Arc::new(self.finder.find(&living).await?);
+        shared.layout.store(Some(Arc::clone(&layout)));
+        let mut nodes: Vec<Option<Arc<Node>>> = layout
+            .masters
+            .iter()
+            .map(|master| living.iter().find(|node| node.endpoint() == master).cloned())
+            .collect();
+        if nodes.iter().any(Option::is_some) {
+            // At once, without waiting for those that are missing.
+            self.publish(&layout, &nodes);
+        } else if let Some(view) = self.view.take() {
+            // The master is another one now; what goes on with the old one has to end.
+            view.end("the master is another server now");
+            shared.count_connection_error();
+            shared.unpublish(Instant::now(), "the master is another server now");
+        }
+        let is_fresh = |index: usize| {
+            let best = epoch_keys(&shared.keys, &layout, index).next();
+            nodes[index].as_ref().is_some_and(|node| {
+                node.access() == access && best.is_none_or(|best| best == *node.first_key())
+            })
+        };
+        let wanted: Vec<usize> = (0..nodes.len()).filter(|index| !is_fresh(*index)).collect();
+        if wanted.is_empty() {
+            return if nodes.is_empty() { Err(uncovered(&shared, &layout)) } else { Ok(()) };
+        }
+        let opening = Opening {
+            opener: &shared.opener,
+            epochs: &*shared.deps.epochs,
+            keys: &shared.keys,
+            clock: &shared.clock,
+            layout: &layout,
+            access,
+            present: nodes.iter().flatten().map(|node| node.info().replid.clone()).collect(),
+            kept: nodes
+                .iter()
+                .enumerate()
+                .filter(|(at, node)| node.is_some() && !wanted.contains(at))
+                .count(),
+        };
+        let opened = tokio::select! {
+            opened = open(&opening, &wanted) => opened,
+            // A master that hangs holds up nobody once it is replaced.
+            () = another_layout(&mut self.finder, &shared, &living, IMPATIENCE, Layout::has_masters_of) => {
+                return Err(unavailable("the masters changed while they were connected to"));
+            }
+            // One that hangs does not keep the loss of another a secret.
+            () = lost_another(self.view.as_deref()) => {
+                return Err(unavailable("a master was lost while others were connected to"));
+            }
+        };
+        let mut trouble = None;
+        for (index, opened) in opened {
+            match opened {
+                Ok(node) => nodes[index] = Some(node),
+                Err(error) => {
+                    if matches!(error, Error::Auth(_) | Error::Certificate { .. } | Error::Tls { .. }) {
+                        // There may be newer ones.
+                        shared.renew.notify_one();
+                    }
+                    trouble = trouble.filter(Error::is_permanent).or(Some(error));
+                }
             }
         }
-        outcome = shared.open().await;
+        if nodes.iter().any(Option::is_some) {
+            self.publish(&layout, &nodes);
+        }
+        trouble.map_or(Ok(()), Err)
     }
+
+    /// Unless it is what is published already.
+    fn publish(&mut self, layout: &Arc<Layout>, nodes: &[Option<Arc<Node>>]) {
+        if let Some(view) = &self.view {
+            let same = |(a, b): (&Option<Arc<Node>>, &Option<Arc<Node>>)| match (a, b) {
+                (Some(a), Some(b)) => Arc::ptr_eq(a, b),
+                (a, b) => a.is_none() && b.is_none(),
+            };
+            let unchanged = view.layout().is_like(layout);
+            if view.is_alive() && unchanged && view.all_nodes().iter().zip(nodes).all(same) {
+                return;
+            }
+        }
+        let new = self.shared.publish(layout, nodes.to_vec());
+        let still = |old: &Arc<Node>| new.nodes().any(|node| Arc::ptr_eq(node, old));
+        if let Some(old) = self.view.replace(Arc::clone(&new)) {
+            for node in old.nodes().filter(|node| !still(node)) {
+                if layout.masters.contains(node.endpoint()) {
+                    self.shared.retire(node);
+                } else {
+                    node.death().kill("the master is another server now");
+                }
+            }
+        }
+    }
+}
+
+/// Resolves when connections of the view that are alive now are lost.
+async fn lost_another(view: Option<&Generation>) {
+    match view {
+        Some(view) => view.lost_another().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Resolves when somebody tells of another layout than the one that is known, or waits for ever where none can be.
+async fn another_layout(
+    finder: &mut Finder,
+    shared: &Shared,
+    living: &[Arc<Node>],
+    every: Duration,
+    is_like: fn(&Layout, &Layout) -> bool,
+) {
+    if !finder.can_change() {
+        return std::future::pending().await;
+    }
+    loop {
+        sleep(every).await;
+        // Who cannot be asked says nothing; connections tell by themselves if they are lost.
+        let Ok(found) = finder.find(living).await else { continue };
+        match shared.layout.load_full() {
+            Some(known) if is_like(&known, &found) => {
+                if found.is_like(&known) {
+                    // Replicas come and go without a new generation.
+                    shared.layout.store(Some(Arc::new(found)));
+                }
+            }
+            _ => return,
+        }
+    }
+}
+
+/// The connections of a view that are good.
+fn living(view: Option<&Arc<Generation>>) -> Vec<Arc<Node>> {
+    view.into_iter().flat_map(|view| view.nodes()).filter(|node| node.is_alive()).cloned().collect()
+}
+
+fn uncovered(shared: &Shared, layout: &Layout) -> Error {
+    let (count, first) = layout.uncovered().unwrap_or_default();
+    Error::SlotsUncovered { cluster: shared.opener.config.topology.to_string(), count, first }
 }

@@ -78,10 +78,14 @@ struct Session<'a> {
 impl Session<'_> {
     /// Answers why it ended.
     async fn run(&mut self) -> String {
-        let endpoint = self.shared.opener.config.topology.master();
+        // Of a cluster any will do: it hands every message to all of its nodes.
+        let endpoint = match self.shared.some_master() {
+            Ok(endpoint) => endpoint,
+            Err(error) => return error.cause(),
+        };
         let connect = async {
-            let (wire, driver) = self.shared.opener.open_for_events(endpoint, MESSAGES).await?;
-            let info = wire.info(endpoint).await?;
+            let (wire, driver) = self.shared.opener.open_for_events(&endpoint, MESSAGES).await?;
+            let info = wire.info(&endpoint).await?;
             if info.role != "master" {
                 return Err(unavailable(&format!("{endpoint} is a {}, not a master", info.role)));
             }
@@ -219,6 +223,8 @@ impl Session<'_> {
         let asked = wire.exchange("CLIENT", arguments([Bytes::from_static(b"ID")]));
         match wire.answered_within(limit, asked).await {
             Some(Ok(_id)) => Ok(None),
+            // In RESP2 a connection with subscriptions may not ask; to be told so is an answer, and comes in order.
+            Some(Err(Failure::Reply(message))) if message.contains("allowed in this context") => Ok(None),
             Some(Err(Failure::Reply(message))) => Ok(Some(message)),
             Some(Err(failure)) => Err(failure.into_error("SUBSCRIBE").cause()),
             None => Err(format!("Redis gave no sign of life for {limit:?}")),
@@ -255,7 +261,8 @@ impl Session<'_> {
             return;
         }
         let opener = &self.shared.opener;
-        let open = Box::pin(opener.open(opener.config.topology.master()));
+        let Ok(endpoint) = self.shared.some_master() else { return };
+        let open = Box::pin(opener.open(&endpoint));
         let Ok(Ok((wire, _driver))) = timeout(opener.config.probe_timeout, open).await else { return };
         // Another one first each time, so that one that stays refused does not hide the others.
         let first = rand::random_range(0..refused.len());
@@ -309,11 +316,13 @@ fn payload(value: FredValue) -> Bytes {
     }
 }
 
-/// Resolves when the link is connected to another server process than this connection.
+/// Resolves when the link is connected to other server processes than this connection.
 async fn another_server(shared: &Shared, run_id: &str) {
     let mut states = shared.state.subscribe();
     let moved = |state: &LinkState| match state {
-        LinkState::Connected(generation) => generation.is_alive() && generation.run_id() != run_id,
+        LinkState::Connected(generation) => {
+            generation.is_alive() && generation.nodes().all(|node| node.info().run_id != run_id)
+        }
         _ => false,
     };
     if states.wait_for(moved).await.is_err() {

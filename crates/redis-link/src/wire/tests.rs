@@ -42,14 +42,14 @@ fn what_was_not_sent_is_not_unknown() {
 
 #[tokio::test]
 async fn an_exchange_is_small_to_hold() {
-    let wire = Wire::new(Client::default());
+    let wire = Wire::new(Client::default(), None, 1);
     let size = size_of_val(&wire.exchange("GET", Vec::new()));
     assert!(size <= 256, "{size} bytes");
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_busy_server_is_waited_for_and_a_silent_one_is_not() {
-    let wire = Wire::new(Client::default());
+    let wire = Wire::new(Client::default(), None, 1);
     let limit = Duration::from_secs(1);
     let silent = wire.answered_within(limit, std::future::pending::<()>()).await;
     assert_eq!(silent, None);

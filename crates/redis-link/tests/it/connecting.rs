@@ -2,7 +2,7 @@
 
 use crate::support::{PATIENCE, config, config_for, connected, deps, own, shared, soon};
 use local_stack::{RedisOptions, wait_for};
-use redis_link::{Config, ConnectionState, Endpoint, Error, TlsConfig, Topology};
+use redis_link::{Config, ConnectionState, Endpoint, Error, TlsConfig, Topology, Verify};
 use std::time::Duration;
 
 #[tokio::test]
@@ -38,7 +38,8 @@ async fn the_documented_rights_are_enough() {
     let channel = link.keys().channel("x").expect("a good name");
     let subscribed = link.subscribe(std::slice::from_ref(&channel), Default::default(), soon()).await;
     subscribed.expect("allowed").handle().remove(&[channel], soon()).await.expect("allowed");
-    let dedicated = link.dedicated(soon()).await.expect("opened");
+    let dedicated =
+        link.dedicated(&link.keys().lock("d", "d").expect("a good key"), soon()).await.expect("opened");
     dedicated.call(redis_link::Command::new("PING"), soon()).await.expect("pong");
     let script = redis_link::Script::fenced("one", "return 1");
     let generation = link.ready(soon()).await.expect("connected");
@@ -79,7 +80,7 @@ async fn a_replica_is_no_master() {
 #[tokio::test]
 async fn tls_against_a_server_without() {
     let stack = shared().await;
-    let tls = Some(TlsConfig { danger_accept_any_certificate: true, ..TlsConfig::default() });
+    let tls = Some(TlsConfig { verify: Verify::None, ..TlsConfig::default() });
     let outcome = Config { tls, connect_timeout: Duration::from_secs(2), ..config(stack.redis().master()) };
     let error = outcome.connect(deps()).await.expect_err("refused");
     assert!(matches!(error, Error::Tls { .. }), "{error:?}");

@@ -1,6 +1,6 @@
 //! Beginning and end of a link: shutdown, dropped handles, runtimes that are gone.
 
-use crate::support::{PATIENCE, config, connected, deps, own, shared, soon};
+use crate::support::{PATIENCE, config, connected, deps, everywhere, own, shared, soon};
 use local_stack::{RedisOptions, Server, wait_for};
 use redis_link::{Command, ConnectionState, Error, LinkState};
 use std::{sync::Arc, time::Duration};
@@ -46,17 +46,20 @@ async fn shutdown_waits_for_calls_and_closes_everything() {
 
 #[tokio::test]
 async fn shutdown_does_not_wait_longer_than_its_grace() {
-    let stack = shared().await;
-    let link = connected(config(stack.redis().master())).await;
-    let generation = link.ready(soon()).await.expect("connected");
-    let list = link.keys().lock("a", "list").expect("a good key");
-    let pop = {
-        let generation = Arc::clone(&generation);
-        tokio::spawn(async move { generation.call(Command::new("BLPOP").arg(&list).arg(0), soon()).await })
-    };
-    wait_for("it is in flight", PATIENCE, async || generation.in_flight() == 1).await;
-    link.shutdown(Duration::from_millis(50)).await;
-    assert!(matches!(pop.await.expect("no panic"), Err(Error::Unknown { .. })));
+    for ground in everywhere().await {
+        let link = connected(ground.config()).await;
+        let generation = link.ready(soon()).await.expect("connected");
+        let list = link.keys().lock("a", "list").expect("a good key");
+        let pop = {
+            let generation = Arc::clone(&generation);
+            tokio::spawn(
+                async move { generation.call(Command::new("BLPOP").arg(&list).arg(0), soon()).await },
+            )
+        };
+        wait_for("it is in flight", PATIENCE, async || generation.in_flight() == 1).await;
+        link.shutdown(Duration::from_millis(50)).await;
+        assert!(matches!(pop.await.expect("no panic"), Err(Error::Unknown { .. })));
+    }
 }
 
 #[tokio::test]
@@ -65,7 +68,8 @@ async fn the_last_handle_takes_all_connections_with_it() {
     let master = stack.redis().master();
     let link = connected(config(master)).await;
     let generation = link.ready(soon()).await.expect("connected");
-    let dedicated = link.dedicated(soon()).await.expect("opened");
+    let dedicated =
+        link.dedicated(&link.keys().lock("d", "d").expect("a good key"), soon()).await.expect("opened");
     let subscription = link.subscription(&[], Default::default()).expect("started");
     wait_for("all of them", PATIENCE, async || clients(master).await == 4).await;
     drop(link.clone());
@@ -94,7 +98,8 @@ fn everything_can_be_dropped_without_its_runtime() {
         let stack = shared().await;
         let link = connected(config(stack.redis().master())).await;
         let generation = link.ready(soon()).await.expect("connected");
-        let dedicated = link.dedicated(soon()).await.expect("opened");
+        let dedicated =
+            link.dedicated(&link.keys().lock("d", "d").expect("a good key"), soon()).await.expect("opened");
         let subscription = link.subscription(&[], Default::default()).expect("started");
         (link, generation, dedicated, subscription)
     });

@@ -3,8 +3,15 @@
 mod calls;
 mod connecting;
 mod epochs;
+mod failover;
 mod faults;
+mod hard_cases;
+mod hard_clusters;
 mod lifecycle;
+mod old;
+mod protocol;
+mod rotation;
+mod secure;
 mod subscriptions;
 mod support;
-mod tls;
+mod topologies;

@@ -1,7 +1,7 @@
 //! Servers and settings for the tests. No assertions about the link.
 
-use local_stack::{RedisOptions, Server, SharedStack, Stack};
-use redis_link::{Config, Deps, Endpoint, RedisLink, SelfKeptEpochs, Topology};
+use local_stack::{Redis, RedisOptions, Server, SharedStack, Stack, TlsOptions};
+use redis_link::{Config, Deps, Endpoint, RedisLink, SelfKeptEpochs, TlsConfig, Topology};
 use resilience::Deadline;
 use std::{
     sync::{
@@ -14,11 +14,118 @@ use std::{
 /// Longer than anything here takes on a busy machine.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
-/// For tests that do no harm to the server.
-static HARMLESS: SharedStack = SharedStack::new(|| Stack::builder().redis(RedisOptions::default()));
+/// For tests that do no harm to the servers: one stack for each layout.
+static STANDALONE: SharedStack = SharedStack::new(|| Stack::builder().redis(RedisOptions::default()));
+static SENTINEL: SharedStack = SharedStack::new(|| Stack::builder().redis(RedisOptions::with_sentinels(1)));
+static SECURE: SharedStack = SharedStack::new(|| Stack::builder().redis(secure()));
+static CLUSTER: SharedStack = SharedStack::new(|| Stack::builder().redis(RedisOptions::cluster()));
 
 pub(crate) async fn shared() -> Stack {
-    HARMLESS.get().await.expect("Redis starts")
+    STANDALONE.get().await.expect("Redis starts")
+}
+
+/// One layout of servers, shared by all tests.
+#[derive(Debug)]
+pub(crate) enum Ground {
+    Standalone(Stack),
+    Sentinel(Stack),
+    Cluster(Stack),
+    /// TLS with certificates on both sides, and the shipped rights.
+    Secure(Stack),
+}
+
+/// Every layout, for tests that hold on all of them. Says on which it is.
+pub(crate) async fn everywhere() -> impl Iterator<Item = Ground> {
+    let grounds = [
+        Ground::Standalone(shared().await),
+        Ground::Sentinel(SENTINEL.get().await.expect("Redis and Sentinels start")),
+        Ground::Cluster(CLUSTER.get().await.expect("the cluster starts")),
+        Ground::Secure(SECURE.get().await.expect("Redis with TLS starts")),
+    ];
+    grounds.into_iter().inspect(|ground| eprintln!("on {ground}"))
+}
+
+impl Ground {
+    pub(crate) fn is_cluster(&self) -> bool {
+        matches!(self, Self::Cluster(_))
+    }
+
+    /// The user has the shipped rights and no others.
+    pub(crate) fn has_few_rights(&self) -> bool {
+        matches!(self, Self::Secure(_))
+    }
+
+    /// Settings with a namespace of their own.
+    pub(crate) fn config(&self) -> Config {
+        match self {
+            Self::Standalone(stack) => config(stack.redis().master()),
+            Self::Sentinel(stack) => config_sentinel(stack),
+            Self::Cluster(stack) => config_cluster(stack),
+            Self::Secure(stack) => config_secure(stack),
+        }
+    }
+}
+
+impl std::fmt::Display for Ground {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Standalone(_) => "one master",
+            Self::Sentinel(_) => "a master under Sentinels",
+            Self::Cluster(_) => "a cluster",
+            Self::Secure(_) => "TLS and the shipped rights",
+        })
+    }
+}
+
+pub(crate) fn endpoint(server: &Server) -> Endpoint {
+    Endpoint::new(server.host(), server.port())
+}
+
+/// Settings for a master under Sentinels.
+pub(crate) fn config_sentinel(stack: &Stack) -> Config {
+    let sentinels = stack.redis().sentinels().iter().map(endpoint).collect();
+    Config { topology: Topology::sentinel(Redis::MASTER_NAME, sentinels), ..config_for(1) }
+}
+
+/// Settings for a cluster, by two of its nodes.
+pub(crate) fn config_cluster(stack: &Stack) -> Config {
+    let seeds = stack.redis().servers().skip(1).take(2).map(endpoint).collect();
+    Config { topology: Topology::cluster(seeds), ..config_for(1) }
+}
+
+/// The user of the shipped ACL file.
+pub(crate) const USER: &str = "database-services";
+pub(crate) const PASSWORD: &str = "first";
+
+/// A server with TLS, certificates on both sides, and the shipped ACL file for the namespaces of these tests. (Some of
+/// the tests look at what they wrote by commands that we do not send.)
+pub(crate) fn secure() -> RedisOptions {
+    let shipped = include_str!("../../../../deploy/redis/users.acl");
+    let acl = shipped.replace("database-services:*", "t*").replace("CHANGE_ME", PASSWORD);
+    let acl = acl.replace("+punsubscribe", "+punsubscribe +rpush +lrange +incr +blpop +pttl +smembers");
+    RedisOptions { acl: Some(acl), tls: Some(TlsOptions::mutual()), ..RedisOptions::default() }
+}
+
+/// How a client shows itself and what it trusts.
+pub(crate) fn tls(stack: &Stack) -> TlsConfig {
+    let authority = stack.authority();
+    let client = authority.client();
+    TlsConfig {
+        ca_file: Some(authority.ca_file()),
+        cert_file: Some(client.cert_file),
+        key_file: Some(client.key_file),
+        ..TlsConfig::default()
+    }
+}
+
+/// Settings for [`secure`].
+pub(crate) fn config_secure(stack: &Stack) -> Config {
+    Config {
+        tls: Some(tls(stack)),
+        username: Some(USER.into()),
+        password: Some(PASSWORD.into()),
+        ..config(stack.redis().master())
+    }
 }
 
 /// For tests that do.
@@ -51,7 +158,7 @@ pub(crate) fn config(server: &Server) -> Config {
 }
 
 pub(crate) fn deps() -> Deps {
-    Deps { epochs: Arc::new(SelfKeptEpochs::new()) }
+    Deps::new(Arc::new(SelfKeptEpochs::new()))
 }
 
 pub(crate) async fn connected(config: Config) -> RedisLink {

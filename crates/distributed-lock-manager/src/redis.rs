@@ -161,7 +161,8 @@ impl RedisLockBackend {
     ) -> Result<Said, LockError> {
         let name = &*request.name;
         let (keys, shard) = self.keys(name)?;
-        let first = u64::from(generation.epoch()) << 24;
+        let epoch = generation.epoch_of(&keys[0]).map_err(|error| translate("acquire", name, error))?;
+        let first = u64::from(epoch) << 24;
         let seen = self.seen[shard].load(Acquire);
         let args = vec![
             Bytes::copy_from_slice(&request.id.0),
@@ -189,9 +190,9 @@ impl RedisLockBackend {
             Answer::CounterGone => {
                 tracing::warn!(name, "a lock counter went back or is used up; beginning a new epoch");
                 // Without its epoch key the data counts as new: every process starts over under a greater epoch.
-                let forgotten = generation.del(&[self.link.keys().epoch()], deadline).await;
-                forgotten.map_err(|error| translate("acquire", name, error))?;
-                generation.end("a lock counter went back or is used up");
+                let cause = "a lock counter went back or is used up";
+                let begun = generation.begin_epoch(&keys[0], cause, deadline).await;
+                begun.map_err(|error| translate("acquire", name, error))?;
                 Ok(Said::NewEpoch)
             }
         }

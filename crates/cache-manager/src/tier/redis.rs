@@ -17,12 +17,17 @@
 //! Each value carries the epoch of the server's data too; one of another epoch is a miss. The scripts that write are
 //! fenced by it (`redis-link`).
 //!
+//! On a cluster a key and its lease share a slot and the markers lie elsewhere, so they are read, and made where they are
+//! missing, before the lease is asked for: one that is replaced in between makes the value a miss. A marker counts together
+//! with the epoch of its own master: one that a failover brought back is not the one that stood.
+//!
 //! Commands: MGET; in scripts TIME, GET, SET, DEL, PTTL, PEXPIRE, and INFO for the fence.
 //!
-//! Not yet: waiters in other processes ask again after about a load's time instead of being woken; MGET is not
-//! split by slot, so no cluster.
+//! Not yet: waiters in other processes ask again after about a load's time instead of being woken; on a cluster the
+//! marker of everything lies with one master, whose failover is a cold start of all.
 
 mod envelope;
+mod scripts;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -30,10 +35,11 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use parking_lot::Mutex;
-use redis_link::{Generation, Key, RedisLink, Script, Value};
+use redis_link::{Generation, Key, RedisLink, Value};
 use resilience::Deadline;
 
 use self::envelope::{Header, Markers};
+use self::scripts::Scripts;
 use super::{Claim, EVERYTHING, Fresh, Stored, Ticket, Tier, TierError, TierKey};
 use crate::key::ESCAPED;
 
@@ -45,16 +51,6 @@ pub struct RedisTier {
     lease: Duration,
     /// Id and epoch of the generation that was last seen.
     seen: Mutex<Option<(u64, u32)>>,
-}
-
-#[derive(Debug)]
-struct Scripts {
-    claim: Script,
-    fill: Script,
-    renew: Script,
-    release: Script,
-    invalidate: Script,
-    clear: Script,
 }
 
 /// How the lease is asked for.
@@ -112,6 +108,26 @@ impl RedisTier {
         Header::new(epoch, self.link.server_clock().now_unix_millis(), value)
     }
 
+    /// The markers that stand, made where they are missing, each with the epoch of its master in it.
+    async fn markers(
+        &self,
+        generation: &Generation,
+        region: &str,
+        deadline: Deadline,
+    ) -> Result<Markers, TierError> {
+        let one = async |name: &str| {
+            let key = self.marker(name)?;
+            let epoch = generation.epoch_of(&key).map_err(failed)?;
+            let made = vec![random(8)];
+            let reply =
+                generation.eval(&self.scripts.marker, &[key], made, deadline).await.map_err(failed)?;
+            let bytes = reply.into_bytes().map_err(odd)?.unwrap_or_default();
+            envelope::of_epoch(&bytes, epoch).ok_or_else(|| TierError::Unavailable("odd marker".to_owned()))
+        };
+        let (region, everything) = futures_util::future::try_join(one(region), one(EVERYTHING)).await?;
+        Markers::standing(&region, &everything).ok_or_else(|| TierError::Unavailable("odd marker".to_owned()))
+    }
+
     async fn claim_as(
         &self,
         key: &TierKey,
@@ -121,17 +137,19 @@ impl RedisTier {
     ) -> Result<Claim, TierError> {
         let generation = self.generation()?;
         let (value, lease) = self.pair(key)?;
-        let keys = [value, lease, self.marker(&key.region)?, self.marker(EVERYTHING)?];
+        let epoch = generation.epoch_of(&value).map_err(failed)?;
         let token = random(16);
-        let args = vec![
-            token.clone(),
-            Bytes::from_static(mode.text()),
-            random(8),
-            random(8),
-            Bytes::copy_from_slice(&generation.epoch().to_be_bytes()),
-            decimal(lasts),
-        ];
-        let reply = generation.eval(&self.scripts.claim, &keys, args, deadline).await.map_err(failed)?;
+        let mut args = vec![token.clone(), Bytes::from_static(mode.text()), random(8), random(8)];
+        args.extend([Bytes::copy_from_slice(&epoch.to_be_bytes()), decimal(lasts)]);
+        let reply = if generation.is_cluster() {
+            let markers = self.markers(&generation, &key.region, deadline).await?;
+            (args[2], args[3]) = markers.bytes();
+            generation.eval(&self.scripts.claim_only, &[value, lease], args, deadline).await
+        } else {
+            let keys = [value, lease, self.marker(&key.region)?, self.marker(EVERYTHING)?];
+            generation.eval(&self.scripts.claim, &keys, args, deadline).await
+        };
+        let reply = reply.map_err(failed)?;
         let mut reply = reply.into_array().map_err(odd)?.into_iter();
         let mut next = || reply.next().unwrap_or(Value::Nil);
         let now = self.link.server_clock().now_unix_millis();
@@ -193,7 +211,8 @@ impl Tier for RedisTier {
         // On the generation that gave the lease: on another one it is void.
         let held = lease(&ticket)?;
         let (value_key, lease) = self.pair(key)?;
-        let blob = self.header(held.generation.epoch(), &value).blob(held.version, &held.markers, &value);
+        let epoch = held.generation.epoch_of(&value_key).map_err(failed)?;
+        let blob = self.header(epoch, &value).blob(held.version, &held.markers, &value);
         let args = vec![held.token.clone(), decimal(value.keep_for), blob];
         let keys = [value_key, lease];
         let reply = held.generation.eval(&self.scripts.fill, &keys, args, deadline).await.map_err(failed)?;
@@ -221,13 +240,19 @@ impl Tier for RedisTier {
 
     async fn invalidate(&self, keys: &[TierKey], deadline: Deadline) -> Result<(), TierError> {
         let generation = self.generation()?;
+        // Of a cluster only a key and its lease are sure to be with one master; the calls share its connections.
+        let together = if generation.is_cluster() { 1 } else { 64 };
         for some in keys.chunks(64) {
-            let mut pairs = Vec::with_capacity(some.len() * 2);
-            for key in some {
-                let (value, lease) = self.pair(key)?;
-                pairs.extend([value, lease]);
-            }
-            generation.eval(&self.scripts.invalidate, &pairs, Vec::new(), deadline).await.map_err(failed)?;
+            let calls = some.chunks(together).map(async |some| {
+                let mut pairs = Vec::with_capacity(some.len() * 2);
+                for key in some {
+                    let (value, lease) = self.pair(key)?;
+                    pairs.extend([value, lease]);
+                }
+                let call = generation.eval(&self.scripts.invalidate, &pairs, Vec::new(), deadline);
+                call.await.map(drop).map_err(failed)
+            });
+            futures_util::future::try_join_all(calls).await?;
         }
         Ok(())
     }
@@ -278,16 +303,22 @@ async fn read(
             names.push(marker(link, &key.region)?);
         }
     }
-    let values = generation.mget(&names, deadline).await.map_err(failed)?;
+    let mut values = generation.mget(&names, deadline).await.map_err(failed)?;
+    if generation.is_cluster() {
+        for (name, marker) in names.iter().zip(&mut values).skip(keys.len()) {
+            let epoch = generation.epoch_of(name).map_err(failed)?;
+            *marker = marker.take().and_then(|marker| envelope::of_epoch(&marker, epoch));
+        }
+    }
     let now = link.server_clock().now_unix_millis();
     let (values, markers) = values.split_at_checked(keys.len()).ok_or(TierError::TimedOut)?;
     let (everything, markers) = markers.split_first().ok_or(TierError::TimedOut)?;
-    let accept = |(key, value): (&TierKey, &Option<Bytes>)| {
+    let accept = |((key, name), value): ((&TierKey, &Key), &Option<Bytes>)| {
         let at = regions.iter().position(|region| **region == *key.region)?;
         let markers = Markers::standing(markers.get(at)?.as_ref()?, everything.as_ref()?)?;
-        envelope::accept(value.as_ref()?, &markers, generation.epoch(), now)
+        envelope::accept(value.as_ref()?, &markers, generation.epoch_of(name).ok()?, now)
     };
-    Ok(keys.iter().zip(values).map(accept).collect())
+    Ok(keys.iter().zip(&names).zip(values).map(accept).collect())
 }
 
 fn marker(link: &RedisLink, region: &str) -> Result<Key, TierError> {
@@ -327,45 +358,4 @@ fn odd(error: redis_link::UnexpectedReply) -> TierError {
 #[expect(clippy::needless_pass_by_value, reason = "the error ends here")]
 fn unnamed(error: redis_link::InvalidName) -> TierError {
     TierError::Unavailable(error.to_string())
-}
-
-/// Reads the markers `mr` and `ma`, and makes them where they are missing; `t` is the server's time.
-const MARKERS: &str = "\
-local t=redis.call('TIME') \
-local mr=redis.call('GET',KEYS[3]) if not mr then mr=rr redis.call('SET',KEYS[3],mr) end \
-local ma=redis.call('GET',KEYS[4]) if not ma then ma=ra redis.call('SET',KEYS[4],ma) end ";
-
-impl Scripts {
-    fn new() -> Self {
-        let claim = format!(
-            "local rr,ra=ARGV[3],ARGV[4] {MARKERS}\
-             if ARGV[2]=='2' then redis.call('DEL',KEYS[1],KEYS[2]) end \
-             local v=redis.call('GET',KEYS[1]) local stale=false \
-             if v and #v>=53 and string.sub(v,9,16)==mr and string.sub(v,17,24)==ma and string.sub(v,29,32)==ARGV[5] then \
-               local now=t[1]*1000+math.floor(t[2]/1000) \
-               if ARGV[2]=='0' and struct.unpack('>I8',string.sub(v,41,48))>now then return {{1,v}} end \
-               stale=v end \
-             local left=redis.call('PTTL',KEYS[2]) if left>0 then return {{2,left}} end \
-             redis.call('SET',KEYS[2],ARGV[1],'PX',ARGV[6]) \
-             return {{3,struct.pack('>I8',t[1]*1000000+t[2]),mr,ma,stale}}"
-        );
-        Self {
-            claim: Script::fenced("cache_claim", &claim),
-            fill: Script::fenced(
-                "cache_fill",
-                "if redis.call('GET',KEYS[2])~=ARGV[1] then return 0 end \
-                 redis.call('SET',KEYS[1],ARGV[3],'PX',ARGV[2]) redis.call('DEL',KEYS[2]) return 1",
-            ),
-            renew: Script::fenced(
-                "cache_renew",
-                "if redis.call('GET',KEYS[1])~=ARGV[1] then return 0 end return redis.call('PEXPIRE',KEYS[1],ARGV[2])",
-            ),
-            release: Script::fenced(
-                "cache_release",
-                "if redis.call('GET',KEYS[1])==ARGV[1] then return redis.call('DEL',KEYS[1]) end return 0",
-            ),
-            invalidate: Script::fenced("cache_invalidate", "return redis.call('DEL',unpack(KEYS))"),
-            clear: Script::fenced("cache_clear", "redis.call('SET',KEYS[1],ARGV[1]) return 1"),
-        }
-    }
 }

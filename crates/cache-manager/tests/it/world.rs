@@ -107,7 +107,7 @@ impl World {
             namespace: self.namespace.clone(),
             ..redis_link::Config::default()
         };
-        config.connect(redis_link::Deps { epochs: Arc::new(SelfKeptEpochs::new()) }).await.unwrap()
+        config.connect(redis_link::Deps::new(Arc::new(SelfKeptEpochs::new()))).await.unwrap()
     }
 
     pub(crate) async fn node(&self, config: Config) -> Node {

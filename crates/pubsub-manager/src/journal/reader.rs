@@ -10,8 +10,8 @@ use super::{
 };
 use crate::Error;
 use resilience::{Backoff, BackoffConfig, Deadline, clock::CoarseInstant};
-use std::time::Duration;
-use tokio::sync::mpsc;
+use std::{sync::Arc, time::Duration};
+use tokio::sync::{Notify, mpsc};
 
 /// Reads every event of the journal, each exactly once, in order.
 ///
@@ -42,6 +42,7 @@ impl JournalReader {
             view: view.clone(),
             cursor: Cursor::new(after),
             sender,
+            attached: Arc::default(),
         };
         journal.spawn(follower.run());
         Self { queue, view, handed_out: None }
@@ -98,6 +99,9 @@ struct Follower {
     view: JournalView,
     cursor: Cursor,
     sender: mpsc::Sender<Delivery>,
+    /// Told when a source is attached. A beat before the first time would lie before where reading begins, and the reader
+    /// be without proof until the next one.
+    attached: Arc<Notify>,
 }
 
 /// The consumer or the journal is gone.
@@ -107,7 +111,12 @@ impl Follower {
     async fn run(mut self) {
         let stop = self.journal.stop();
         let sender = self.sender.clone();
-        let beats = beat(self.journal.clone(), self.view.clone(), self.config.heartbeat);
+        let (attached, period) = (Arc::clone(&self.attached), self.config.heartbeat);
+        let (journal, view) = (self.journal.clone(), self.view.clone());
+        let beats = async move {
+            attached.notified().await;
+            beat(journal, view, period).await
+        };
         tokio::select! {
             biased;
             () = stop.cancelled() => {}
@@ -148,6 +157,7 @@ impl Follower {
         if let Some(noticed) = self.cursor.attach(source.epoch(), tail) {
             self.gap(noticed).await?;
         }
+        self.attached.notify_one();
         loop {
             let Some(position) = self.cursor.position() else { return Ok(false) };
             let sent = self.view.now();

@@ -84,7 +84,7 @@ impl RedisJournal {
         frames: &[Bytes],
         deadline: Deadline,
     ) -> Result<Option<JournalId>, Error> {
-        let epoch = generation.epoch();
+        let epoch = generation.epoch_of(&self.stream).map_err(|error| translate(OPERATION, error))?;
         let last = JournalId::from_packed(self.last.load(Acquire));
         let floor = if last.epoch == epoch { last.sequence } else { 0 };
         let mut args: Vec<Bytes> = Vec::with_capacity(3 + frames.len());
@@ -100,9 +100,9 @@ impl RedisJournal {
         let Ok(sequence) = u64::try_from(last) else {
             // Without its epoch key the data counts as new: every process starts over under a greater epoch.
             tracing::warn!("the journal's counter went back; beginning a new epoch");
-            let forgotten = generation.del(&[self.link.keys().epoch()], deadline).await;
-            forgotten.map_err(|error| translate(OPERATION, error))?;
-            generation.end("the journal's counter went back");
+            let begun =
+                generation.begin_epoch(&self.stream, "the journal's counter went back", deadline).await;
+            begun.map_err(|error| translate(OPERATION, error))?;
             return Ok(None);
         };
         let id = JournalId::new(epoch, sequence);
@@ -127,7 +127,7 @@ impl JournalBackend for RedisJournal {
     }
 
     async fn open(&self, deadline: Deadline) -> Result<Box<dyn JournalSource>, Error> {
-        let opened = self.link.dedicated(deadline).await;
+        let opened = self.link.dedicated(&self.stream, deadline).await;
         let connection = opened.map_err(|error| translate("open the journal", error))?;
         Ok(Box::new(RedisSource { connection, stream: self.stream.clone() }))
     }
@@ -141,7 +141,7 @@ struct RedisSource {
 #[async_trait]
 impl JournalSource for RedisSource {
     fn epoch(&self) -> u32 {
-        self.connection.generation().epoch()
+        self.connection.epoch()
     }
 
     async fn tail(&mut self) -> Result<Option<JournalId>, Error> {

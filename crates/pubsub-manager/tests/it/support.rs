@@ -52,7 +52,7 @@ pub(crate) fn link_config(port: u16, namespace: &str) -> redis_link::Config {
 }
 
 pub(crate) async fn connected(config: redis_link::Config) -> RedisLink {
-    let link = config.connect(Deps { epochs: Arc::new(SelfKeptEpochs::new()) }).await.expect("good settings");
+    let link = config.connect(Deps::new(Arc::new(SelfKeptEpochs::new()))).await.expect("good settings");
     link.ready(soon()).await.expect("connected");
     link
 }

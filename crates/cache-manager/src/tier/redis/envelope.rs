@@ -41,6 +41,11 @@ impl Markers {
         Some(Self(both))
     }
 
+    /// As the scripts take them.
+    pub(super) fn bytes(&self) -> (Bytes, Bytes) {
+        (Bytes::copy_from_slice(&self.0[..8]), Bytes::copy_from_slice(&self.0[8..]))
+    }
+
     pub(super) fn of(region: Value, everything: Value) -> Option<Self> {
         Self::standing(&region.into_bytes().ok()??, &everything.into_bytes().ok()??)
     }
@@ -75,6 +80,14 @@ impl Header {
         to.put_u8(END);
         to.freeze()
     }
+}
+
+/// A marker together with the epoch of the master that it lies with: equal only if both are.
+pub(super) fn of_epoch(marker: &[u8], epoch: u32) -> Option<Bytes> {
+    let marker = u64::from_be_bytes(marker.try_into().ok()?);
+    // Odd, so that no two epochs give the same.
+    let mixed = marker ^ u64::from(epoch).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    Some(Bytes::copy_from_slice(&mixed.to_be_bytes()))
 }
 
 /// The value, if epoch and markers are those that stand.

@@ -3,7 +3,6 @@
 use super::*;
 use crate::{MemoryJournal, PublisherId};
 use resilience::clock::CoarseClock;
-use std::sync::Arc;
 
 #[tokio::test]
 async fn an_entry_proves_what_was_true_when_it_was_asked_for() {
@@ -13,7 +12,9 @@ async fn an_entry_proves_what_was_true_when_it_was_asked_for() {
     let (sender, queue) = mpsc::channel(10);
     let view = JournalView::new(clock.clone(), config.disconnected_after);
     let cursor = Cursor::new(Some(JournalId::new(1, 0)));
-    let mut follower = Follower { journal: journal.weak(), config, view: view.clone(), cursor, sender };
+    let attached = Arc::default();
+    let mut follower =
+        Follower { journal: journal.weak(), config, view: view.clone(), cursor, sender, attached };
     let mut reader = JournalReader { queue, view: view.clone(), handed_out: None };
     let sent = view.now();
     // The answer comes at once and lies in a buffer while this process stands still.

@@ -2,11 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::num::NonZeroU32;
+use std::sync::Arc;
 use std::time::Duration;
 
 use access_control::Rates;
 use health_manager::Group;
-use redis_link::{Endpoint, TlsConfig, Topology};
+use redis_link::{CredentialProvider, Endpoint, PasswordFile, SentinelTopology, TlsConfig, Topology, Verify};
 use secrecy::{ExposeSecret, SecretString};
 use url::Url;
 
@@ -19,6 +20,8 @@ pub(crate) use validate::{check, problems};
 /// The replication group of the cache's server, and of the coordination server where it is another one.
 pub(crate) const CACHE_LINK: &str = "redis";
 pub(crate) const COORDINATION_LINK: &str = "redis-coordination";
+
+const SENTINEL_PORT: u16 = 26_379;
 
 /// Longest attempt to connect to Redis.
 const ATTEMPT: Duration = Duration::from_secs(5);
@@ -109,13 +112,7 @@ fn encode(text: &str) -> String {
 
 /// The link of the cache; `None`: no Redis is configured.
 pub(crate) fn redis(s: &Settings) -> Result<Option<redis_link::Config>, Error> {
-    let Some(host) = &s.redis_host else { return Ok(None) };
-    let mut replicas = Vec::new();
-    for item in &s.redis_replica_host {
-        let replica = hosts::parse(item, s.redis_port).map_err(|()| broken("Redis", item))?;
-        replicas.push(Endpoint::new(replica.host, replica.port));
-    }
-    let topology = Topology::Standalone { master: Endpoint::new(host, s.redis_port), replicas };
+    let Some(topology) = topology(s)? else { return Ok(None) };
     Ok(Some(redis_link::Config {
         name: CACHE_LINK.to_owned(),
         topology,
@@ -125,6 +122,37 @@ pub(crate) fn redis(s: &Settings) -> Result<Option<redis_link::Config>, Error> {
         tls: s.redis_use_ssl.then(|| tls(s)),
         ..redis_common(s)
     }))
+}
+
+fn topology(s: &Settings) -> Result<Option<Topology>, Error> {
+    let all = |items: &[String], port| {
+        let one = |item: &String| match hosts::parse(item, port) {
+            Ok(host) => Ok(Endpoint::new(host.host, host.port)),
+            Err(()) => Err(broken("Redis", item)),
+        };
+        items.iter().map(one).collect::<Result<Vec<_>, _>>()
+    };
+    if !s.redis_cluster_nodes.is_empty() {
+        return Ok(Some(Topology::cluster(all(&s.redis_cluster_nodes, s.redis_port)?)));
+    }
+    if !s.redis_sentinels.is_empty() {
+        return Ok(Some(Topology::Sentinel(SentinelTopology {
+            master_name: s.redis_sentinel_master.clone(),
+            sentinels: all(&s.redis_sentinels, SENTINEL_PORT)?,
+            username: s.redis_sentinel_username.clone(),
+            password: s.redis_sentinel_password.clone(),
+            tls: true,
+        })));
+    }
+    let Some(host) = &s.redis_host else { return Ok(None) };
+    let replicas = all(&s.redis_replica_host, s.redis_port)?;
+    Ok(Some(Topology::Standalone { master: Endpoint::new(host, s.redis_port), replicas }))
+}
+
+/// Who knows the password, where it stands in a file that may be replaced while we run.
+pub(crate) fn credentials(s: &Settings) -> Option<Arc<dyn CredentialProvider>> {
+    let path = s.file_of("redis_password")?.to_owned();
+    Some(Arc::new(PasswordFile { username: s.redis_username.clone(), path }))
 }
 
 /// The link of locks, journal and channels where it is another server; `None`: the cache's is used.
@@ -164,7 +192,11 @@ fn tls(s: &Settings) -> TlsConfig {
         ca_file: s.redis_ssl_ca_path.clone(),
         cert_file: s.redis_ssl_cert_path.clone(),
         key_file: s.redis_ssl_key_path.clone(),
-        danger_accept_any_certificate: s.redis_ssl_verify_mode == "none",
+        verify: match s.redis_ssl_verify_mode.as_str() {
+            "none" => Verify::None,
+            "ca" => Verify::Ca,
+            _ => Verify::Full,
+        },
     }
 }
 

@@ -1,4 +1,5 @@
-//! The epochs of Redis servers, kept in Postgres: one row a server group, advanced by compare-and-set.
+//! The epochs of Redis servers, kept in Postgres: one row a server group, advanced by compare-and-set. A cluster is one
+//! group, and each of its masters has an epoch of its own.
 //!
 //! While Postgres is down a link may only come back to the very data it was on: the same replication id, an epoch
 //! key that stands, and no lower an epoch than this process was given for it. Anything else is refused, and the
@@ -31,8 +32,8 @@ pub(crate) const fn migrations() -> MigrationSet {
             name: "redis epochs",
             sql: "CREATE TABLE {schema}.redis_epoch (
                 name text PRIMARY KEY,
-                replid text NOT NULL,
                 epoch integer NOT NULL CHECK (epoch BETWEEN 1 AND 16777215),
+                masters jsonb NOT NULL,
                 updated_at timestamptz NOT NULL DEFAULT clock_timestamp()
             )",
         }],
@@ -40,18 +41,24 @@ pub(crate) const fn migrations() -> MigrationSet {
 }
 
 /// One statement, so that concurrent callers are ordered by the row's lock: $1 name, $2 replication id,
-/// $3 epoch stored in Redis (0: none), $4 whether Redis' data is not what it was.
-const ADVANCE: &str =
-    "INSERT INTO {schema}.redis_epoch AS known (name, replid, epoch) VALUES ($1, $2, $3 + 1)
-    ON CONFLICT (name) DO UPDATE SET replid = $2, updated_at = clock_timestamp(),
-        epoch = greatest(known.epoch, $3) + CASE WHEN $4 OR known.replid <> $2 THEN 1 ELSE 0 END
-    RETURNING epoch";
+/// $3 epoch stored in Redis (0: none), $4 whether Redis' data is not what it was, $5 the replication ids of the masters
+/// there are, $6 whether these are all. `epoch` is the largest ever given, `masters` has those of the masters there are.
+const ADVANCE: &str = "INSERT INTO {schema}.redis_epoch AS known (name, epoch, masters)
+    VALUES ($1, $3 + 1, jsonb_build_object($2::text, $3 + 1))
+    ON CONFLICT (name) DO UPDATE SET updated_at = clock_timestamp(),
+        epoch = greatest(known.epoch, $3) + CASE WHEN $4 OR NOT known.masters ? $2 THEN 1 ELSE 0 END,
+        masters = (SELECT coalesce(jsonb_object_agg(key, value), '{}') FROM jsonb_each(known.masters) WHERE key = ANY($5) OR NOT $6)
+            || jsonb_build_object($2::text, CASE WHEN $4 OR NOT known.masters ? $2 THEN greatest(known.epoch, $3) + 1
+                ELSE greatest((known.masters ->> $2)::integer, $3) END)
+    RETURNING (masters ->> $2)::integer";
 
 /// What is asked; the link's request without what is not needed.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Ask<'a> {
     pub(crate) name: &'a str,
     pub(crate) replid: &'a str,
+    pub(crate) masters: &'a [String],
+    pub(crate) all: bool,
     pub(crate) stored: Option<u32>,
     pub(crate) fresh: bool,
     pub(crate) deadline: Deadline,
@@ -60,8 +67,8 @@ pub(crate) struct Ask<'a> {
 /// [`EpochAuthority`] over the table `redis_epoch`.
 pub(crate) struct PostgresEpochs {
     pool: ArcSwap<PostgresPoolManager>,
-    /// What this process was given, by name; one process has a handful of links.
-    known: Mutex<HashMap<String, (String, u32)>>,
+    /// What this process was given, by name and replication id; one process has a handful of links.
+    known: Mutex<HashMap<String, HashMap<String, u32>>>,
 }
 
 impl std::fmt::Debug for PostgresEpochs {
@@ -88,7 +95,10 @@ impl PostgresEpochs {
         };
         let epoch = u32::try_from(epoch).ok().filter(|epoch| (1..=MAX_EPOCH).contains(epoch));
         let epoch = epoch.ok_or_else(|| EpochError(format!("the epochs of {} are used up", ask.name)))?;
-        self.known.lock().insert(ask.name.to_owned(), (ask.replid.to_owned(), epoch));
+        let mut known = self.known.lock();
+        let known = known.entry(ask.name.to_owned()).or_default();
+        known.retain(|replid, _| ask.masters.contains(replid) || !ask.all);
+        known.insert(ask.replid.to_owned(), epoch);
         Ok(epoch)
     }
 
@@ -101,6 +111,8 @@ impl PostgresEpochs {
             .bind(ask.replid)
             .bind(i32::try_from(ask.stored.unwrap_or(0)).unwrap_or(i32::MAX - 1))
             .bind(ask.fresh)
+            .bind(ask.masters)
+            .bind(ask.all)
             .fetch_one(&mut session);
         match deadline.run(query).await {
             Ok(answer) => Ok(answer?),
@@ -111,10 +123,9 @@ impl PostgresEpochs {
     /// The data that this process knows, and it alone.
     fn known_here(&self, ask: Ask<'_>, error: &Error) -> Result<i32, EpochError> {
         let known = self.known.lock();
-        let (replid, given) =
-            known.get(ask.name).map_or(("", 0), |(replid, epoch)| (replid.as_str(), *epoch));
+        let given = known.get(ask.name).and_then(|masters| masters.get(ask.replid)).copied();
         match ask.stored {
-            Some(stored) if !ask.fresh && given > 0 && replid == ask.replid && stored >= given => {
+            Some(stored) if !ask.fresh && given.is_some_and(|given| stored >= given) => {
                 tracing::warn!(name = ask.name, epoch = stored, %error, "Postgres cannot confirm the Redis epoch; its data is what it was");
                 i32::try_from(stored).map_err(|_| EpochError("the stored epoch is out of range".to_owned()))
             }
@@ -151,6 +162,8 @@ impl EpochAuthority for PostgresEpochs {
         self.ask(Ask {
             name: request.name,
             replid: request.replid,
+            masters: request.masters,
+            all: request.all,
             stored: request.stored,
             fresh: request.fresh,
             deadline: request.deadline,

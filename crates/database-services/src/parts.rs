@@ -10,7 +10,7 @@ use postgres_pool_manager::{MigrateOptions, MigrationReport, MigrationSet, Postg
 use pubsub_manager::{
     Bus, Journal, JournalConfig, PubSubManager, RedisBus, RedisJournal, RedisJournalConfig,
 };
-use redis_link::RedisLink;
+use redis_link::{CredentialProvider, RedisLink};
 use tokio::time::Instant;
 
 use crate::epochs::{self, PostgresEpochs};
@@ -103,11 +103,11 @@ impl Links {
         epochs: &Arc<PostgresEpochs>,
     ) -> Result<Option<Self>, Error> {
         let Some(config) = configs::redis(settings)? else { return Ok(None) };
-        let cache = open_link(config, epochs).await?;
+        let cache = open_link(config, epochs, configs::credentials(settings)).await?;
         let Some(config) = configs::coordination(settings)? else {
             return Ok(Some(Self { coordination: cache.clone(), cache, separate: false }));
         };
-        match open_link(config, epochs).await {
+        match open_link(config, epochs, None).await {
             Ok(coordination) => Ok(Some(Self { cache, coordination, separate: true })),
             Err(error) => {
                 cache.shutdown(Duration::ZERO).await; // Nobody has used it.
@@ -130,23 +130,35 @@ impl Links {
     }
 }
 
-async fn open_link(config: redis_link::Config, epochs: &Arc<PostgresEpochs>) -> Result<RedisLink, Error> {
-    let redis_link::Topology::Standalone { master, .. } = &config.topology else {
-        return Err(Error::Component {
-            component: "Redis",
-            message: "this topology is not supported yet".to_owned(),
-        });
-    };
-    let endpoint = master.to_string();
-    let link = config.connect(redis_link::Deps { epochs: Arc::clone(epochs) as _ }).await;
+async fn open_link(
+    config: redis_link::Config,
+    epochs: &Arc<PostgresEpochs>,
+    credentials: Option<Arc<dyn CredentialProvider>>,
+) -> Result<RedisLink, Error> {
+    let endpoint = config.topology.to_string();
+    let deps = redis_link::Deps { epochs: Arc::clone(epochs) as _, credentials };
+    let link = config.connect(deps).await;
     link.map_err(|source| Error::Redis { mend: redis_mend(&source), endpoint, source: Box::new(source) })
 }
 
 fn redis_mend(error: &redis_link::Error) -> &'static str {
     match error {
-        redis_link::Error::Auth(_) => "check REDIS_USERNAME and REDIS_PASSWORD",
+        redis_link::Error::Auth(_) => {
+            "check REDIS_USERNAME and REDIS_PASSWORD (at Sentinels REDIS_SENTINEL_USERNAME and _PASSWORD)"
+        }
         redis_link::Error::Acl { .. } => "grant the Redis user the commands of the shipped ACL file",
         redis_link::Error::Tls { .. } => "check REDIS_USE_SSL and the REDIS_SSL_ paths",
+        redis_link::Error::Certificate { .. } => {
+            "renew the server's certificate, or check REDIS_SSL_CA_PATH and REDIS_SSL_VERIFY_MODE"
+        }
+        redis_link::Error::UnknownMaster { .. } => {
+            "set REDIS_SENTINEL_MASTER to the name in the Sentinels' configuration"
+        }
+        redis_link::Error::NoSentinel { .. } => {
+            "point REDIS_SENTINELS at Sentinels (port 26379), not at servers"
+        }
+        redis_link::Error::NoCluster { .. } => "set REDIS_HOST instead of REDIS_CLUSTER_NODES",
+        redis_link::Error::SlotsUncovered { .. } => "assign the slots: redis-cli --cluster check",
         redis_link::Error::WrongRole { .. } => "point REDIS_HOST (or REDIS_URL) at the master",
         redis_link::Error::TooOld { .. } => "use Redis 6.2 or Valkey 7.2, or later",
         _ => "check the REDIS_ settings",

@@ -1,5 +1,8 @@
 //! Figures over all components, in the names that dashboards and scripts know. Snapshots; nothing is asked.
 
+use std::collections::BTreeMap;
+
+use redis_link::LinkStatus;
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -39,6 +42,14 @@ impl DatabaseServices {
         })
     }
 
+    /// Each Redis link by its name: `redis`, and `redis-coordination` where that is another server. None without Redis,
+    /// or before the start.
+    pub fn redis_status(&self) -> BTreeMap<&'static str, LinkStatus> {
+        let Ok(parts) = self.try_parts() else { return BTreeMap::new() };
+        let links = parts.links.iter().flat_map(crate::parts::Links::all);
+        links.map(|(name, link)| (name, link.status())).collect()
+    }
+
     /// Everything as JSON: `service`, `connection_pool`, `connections`, `database`, `load_balancer`, `cache`, `redis`,
     /// `locks`, `pubsub`, `breakers`, `health`.
     ///
@@ -47,12 +58,8 @@ impl DatabaseServices {
     pub fn stats(&self) -> Result<Value, Error> {
         let parts = self.try_parts()?;
         let health = self.health_manager();
-        let links = parts.links.as_ref();
-        let redis: serde_json::Map<_, _> = links
-            .into_iter()
-            .flat_map(crate::parts::Links::all)
-            .map(|(name, link)| (name.to_owned(), value(&link.status())))
-            .collect();
+        let redis: serde_json::Map<_, _> =
+            self.redis_status().into_iter().map(|(name, status)| (name.to_owned(), value(&status))).collect();
         Ok(json!({
             "service": {
                 "version": Self::version(),

@@ -90,6 +90,9 @@ Examples:
     /// The connection pool of a running instance
     #[command(subcommand)]
     Pool(PoolCommand),
+    /// The Redis links of a running instance
+    #[command(subcommand)]
+    Redis(RedisCommand),
     /// The locks of a running instance
     #[command(subcommand)]
     Locks(LocksCommand),
@@ -255,6 +258,18 @@ pub(crate) enum PoolCommand {
         #[arg(long)]
         overflow: Option<u32>,
     },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum RedisCommand {
+    /// Masters, epochs, replicas, errors, certificates: exit 0 well, 1 with a warning, 2 not connected
+    #[command(after_help = "\
+Examples:
+  dbsvc redis status --up up.json
+  dbsvc redis status --up up.json --json | jq '.redis.masters[].endpoint'
+
+A warning is a master or a replica that is missing, or a certificate that ends within 14 days.")]
+    Status,
 }
 
 #[derive(Debug, Subcommand)]

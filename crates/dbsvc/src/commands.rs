@@ -9,6 +9,7 @@ pub(crate) mod meta;
 pub(crate) mod migrate;
 pub(crate) mod pool;
 pub(crate) mod pubsub;
+pub(crate) mod redis;
 pub(crate) mod serve;
 pub(crate) mod stats;
 

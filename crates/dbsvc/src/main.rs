@@ -76,6 +76,7 @@ fn run(command: Command, instance: &Instance, output: Output) -> Outcome {
         }
         Command::Cache(command) => in_runtime(commands::cache::run(&command, instance, output)),
         Command::Pool(command) => in_runtime(commands::pool::run(&command, instance, output)),
+        Command::Redis(command) => in_runtime(commands::redis::run(&command, instance, output)),
         Command::Locks(command) => in_runtime(commands::locks::run(&command, instance, output)),
         Command::Pubsub(command) => in_runtime(commands::pubsub::run(&command, instance, output)),
     }

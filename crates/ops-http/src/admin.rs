@@ -27,6 +27,7 @@ mod health;
 mod locks;
 mod pool;
 mod pubsub;
+mod redis;
 mod service;
 
 pub(crate) type Answer = Result<Value, Problem>;
@@ -44,13 +45,14 @@ pub(crate) struct Action {
 }
 
 /// Every action there is, by component.
-const ACTIONS: [&[Action]; 7] = [
+const ACTIONS: [&[Action]; 8] = [
     cache::ACTIONS,
     config::ACTIONS,
     health::ACTIONS,
     locks::ACTIONS,
     pool::ACTIONS,
     pubsub::ACTIONS,
+    redis::ACTIONS,
     service::ACTIONS,
 ];
 

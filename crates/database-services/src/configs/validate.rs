@@ -25,6 +25,7 @@ const LINK: Fields = &[
     ("namespace", "redis_namespace"),
     ("topology", "redis_host"),
     ("username", "redis_username"),
+    ("database", "redis_database"),
     ("tls", "redis_ssl_cert_path"),
     ("pool_size", "redis_pool_min_size"),
     ("connect_timeout", "redis_connection_timeout"),

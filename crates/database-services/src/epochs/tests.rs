@@ -14,8 +14,12 @@ use super::{Ask, PostgresEpochs, migrations};
 const A: &str = "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
 const B: &str = "bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb";
 
-fn ask(replid: &str, stored: Option<u32>, fresh: bool) -> Ask<'_> {
-    Ask { name: "redis", replid, stored, fresh, deadline: Deadline::after(Duration::from_secs(10)) }
+/// One master, or the first of several: `a,b,c` is `a` in a cluster with `b` and `c`.
+fn ask(replids: &str, stored: Option<u32>, fresh: bool) -> Ask<'_> {
+    let masters: Vec<_> = replids.split(',').map(str::to_owned).collect();
+    let deadline = Deadline::after(Duration::from_secs(10));
+    let replid = replids.split(',').next().unwrap();
+    Ask { name: "redis", replid, masters: masters.leak(), all: true, stored, fresh, deadline }
 }
 
 async fn pool(url: String) -> PostgresPoolManager {
@@ -51,6 +55,26 @@ async fn the_same_data_keeps_its_epoch_and_other_data_gets_a_greater_one() {
         41,
         "a name that is not known, with data that somebody knew"
     );
+    pool.shutdown(Duration::ZERO).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_masters_of_a_cluster_have_epochs_of_their_own() {
+    let (_database, pool) = migrated().await;
+    let epochs = PostgresEpochs::new(pool.clone());
+    for (master, epoch) in [("a,b,c", 1), ("b,a,c", 2), ("c,a,b", 3)] {
+        assert_eq!(epochs.ask(ask(master, None, true)).await.unwrap(), epoch);
+    }
+    for (master, epoch) in [("b,a,c", 2), ("c,a,b", 3), ("a,b,c", 1)] {
+        assert_eq!(epochs.ask(ask(master, Some(epoch), false)).await.unwrap(), epoch, "in whatever order");
+    }
+    assert_eq!(epochs.ask(ask("d,a,c", Some(2), true)).await.unwrap(), 4, "promoted in place of b");
+    assert_eq!(epochs.ask(ask("a,d,c", Some(1), false)).await.unwrap(), 1, "as before");
+    let some = Ask { all: false, ..ask("a", Some(1), false) };
+    assert_eq!(epochs.ask(some).await.unwrap(), 1, "who reaches some only says nothing about the others");
+    assert_eq!(epochs.ask(ask("c,a,d", Some(3), false)).await.unwrap(), 3);
+    assert_eq!(epochs.ask(ask("b,a,c", Some(2), false)).await.unwrap(), 5, "back with what it had");
+    assert_eq!(epochs.ask(ask("c,b,a", Some(3), false)).await.unwrap(), 3);
     pool.shutdown(Duration::ZERO).await;
 }
 

@@ -111,18 +111,19 @@ fn postgres(report: &mut Report<'_>) {
 
 fn redis(report: &mut Report<'_>) {
     let s = report.settings;
-    if s.redis_host.is_none() {
+    if !s.has_redis() {
         for key in ["redis_password", "redis_replica_host", "redis_coordination_url"] {
             if report.given(key) {
                 report.problem(
                     key,
                     "is set, but nothing says where Redis is",
-                    "set REDIS_URL or REDIS_HOST, or remove it",
+                    "set REDIS_URL, REDIS_HOST, REDIS_SENTINELS or REDIS_CLUSTER_NODES, or remove it",
                 );
             }
         }
         return;
     }
+    redis_topology(report);
     if s.redis_require_auth && s.redis_password.is_none() {
         report.problem(
             "redis_password",
@@ -159,6 +160,52 @@ fn redis(report: &mut Report<'_>) {
             format!("{ns:?} is not a namespace"),
             "use letters, digits, - _ and ., at most 64",
         );
+    }
+}
+
+/// One server, Sentinels or a cluster, and what belongs to each.
+fn redis_topology(report: &mut Report<'_>) {
+    let s = report.settings;
+    let (sentinels, cluster) = (!s.redis_sentinels.is_empty(), !s.redis_cluster_nodes.is_empty());
+    if sentinels && cluster {
+        let mend = "remove REDIS_SENTINELS or REDIS_CLUSTER_NODES";
+        report.problem(
+            "redis_cluster_nodes",
+            "a master is either under Sentinels or part of a cluster",
+            mend,
+        );
+    }
+    if s.redis_host.is_some() && (sentinels || cluster) {
+        let key = if sentinels { "redis_sentinels" } else { "redis_cluster_nodes" };
+        let mend =
+            "remove REDIS_URL and REDIS_HOST; user and password go into REDIS_USERNAME and REDIS_PASSWORD";
+        report.problem(key, "is set beside the address of one server", mend);
+    }
+    if s.redis_use_ssl && s.redis_ssl_verify_mode == "ca" && s.redis_ssl_ca_path.is_none() {
+        let mend = "set REDIS_SSL_CA_PATH to an authority of your own";
+        let what = "without the host name, every certificate that the system trusts would do";
+        report.problem("redis_ssl_verify_mode", what, mend);
+    }
+    if (sentinels || cluster) && !s.redis_replica_host.is_empty() {
+        let mend = "remove REDIS_REPLICA_HOST";
+        report.problem("redis_replica_host", "Sentinels and clusters tell the replicas themselves", mend);
+    }
+    if cluster && s.redis_database != 0 {
+        report.problem("redis_database", "a cluster has database 0 and no other", "remove REDIS_DATABASE");
+    }
+    if s.redis_sentinel_username.is_some() && s.redis_sentinel_password.is_none() {
+        let mend = "set REDIS_SENTINEL_PASSWORD";
+        report.problem("redis_sentinel_username", "needs a password", mend);
+    }
+    for (key, hosts, port) in [
+        ("redis_sentinels", &s.redis_sentinels, 26_379),
+        ("redis_cluster_nodes", &s.redis_cluster_nodes, 6379),
+    ] {
+        for item in hosts {
+            if !matches!(super::hosts::parse(item, port), Ok(host) if host.weight == 1) {
+                report.problem(key, format!("{item:?} is no server"), "write host[:port],…");
+            }
+        }
     }
 }
 
@@ -238,7 +285,7 @@ fn production(report: &mut Report<'_>) {
             "set DATABASE_MAX_CONNECTIONS to at least 20",
         );
     }
-    if s.redis_host.is_some() {
+    if s.has_redis() {
         production_redis(report);
     }
 }
@@ -252,12 +299,12 @@ fn production_redis(report: &mut Report<'_>) {
         length,
         "set REDIS_PASSWORD or REDIS_PASSWORD_FILE (at least 32 characters)",
     );
-    if !s.redis_use_ssl || s.redis_ssl_verify_mode != "required" {
+    if !s.redis_use_ssl || s.redis_ssl_verify_mode == "none" {
         let key = if s.redis_use_ssl { "redis_ssl_verify_mode" } else { "redis_use_ssl" };
         report.problem(
             key,
             "production is refused without verified TLS to Redis",
-            "set REDIS_USE_SSL=true (or rediss://) and REDIS_SSL_VERIFY_MODE=required",
+            "set REDIS_USE_SSL=true (or rediss://) and REDIS_SSL_VERIFY_MODE=required (or ca)",
         );
     }
     if s.redis_namespace.is_none() {

@@ -3,6 +3,7 @@
 //! environment parser would turn `00123`, `true` or `[a]` into other types.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 use figment::value::{Dict, Map, Value};
 use figment::{Metadata, Profile, Provider};
@@ -20,6 +21,8 @@ pub(super) struct Given {
     pub(super) name: String,
     pub(super) value: Value,
     pub(super) source: Source,
+    /// The file that the value is the content of.
+    pub(super) file: Option<PathBuf>,
 }
 
 /// The values of one layer, at most one a setting.
@@ -84,6 +87,10 @@ impl Layer {
                 Some(own) => problems.push(contradiction(definition, own, &item)),
             }
         }
+    }
+
+    pub(super) fn file_of(&self, key: &str) -> Option<&PathBuf> {
+        self.entries.get(key)?.file.as_ref()
     }
 
     pub(super) fn source_of(&self, key: &str) -> Option<&Source> {

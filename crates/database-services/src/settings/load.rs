@@ -132,13 +132,15 @@ pub(super) fn load(options: &LoadOptions) -> Result<Settings, SettingsErrors> {
     let merged = layers.iter().fold(Figment::new(), |merged, layer| merged.merge(layer));
     let mut parsed = BTreeMap::new();
     let mut sources = BTreeMap::new();
+    let mut files = BTreeMap::new();
     for definition in table::TABLE {
-        let Some((value, source)) = winner(&merged, &layers, definition) else { continue };
+        let Some((value, source, file)) = winner(&merged, &layers, definition) else { continue };
         match layer::read(&definition.kind, &value) {
             Ok(value) => {
                 judge_support(definition, &source, &value, &mut problems, &mut notes);
                 parsed.insert(definition.key, value);
                 sources.insert(definition.key, source);
+                files.extend(file.map(|file| (definition.key, file)));
             }
             Err(Unreadable { message, mend }) => {
                 problems.push(Problem { setting: definition.name.to_owned(), source, message, mend });
@@ -149,7 +151,7 @@ pub(super) fn load(options: &LoadOptions) -> Result<Settings, SettingsErrors> {
         }
     }
     let values = Values::from_lookup(|key| parsed.get(key).cloned());
-    let settings = Settings(Arc::new(Inner { values, parsed, sources, notes }));
+    let settings = Settings(Arc::new(Inner { values, parsed, sources, files, notes }));
     check::all(&settings, &mut problems);
     for problem in options.also.into_iter().flat_map(|check| check(&settings)) {
         if problems.iter().all(|known| known.setting != problem.setting) {
@@ -164,20 +166,31 @@ pub(super) fn load(options: &LoadOptions) -> Result<Settings, SettingsErrors> {
 }
 
 /// The value that stands after all layers; an empty one means the default, or none.
-fn winner(merged: &Figment, layers: &[Layer], definition: &'static Definition) -> Option<(Value, Source)> {
+fn winner(
+    merged: &Figment,
+    layers: &[Layer],
+    definition: &'static Definition,
+) -> Option<(Value, Source, Option<PathBuf>)> {
     let value = merged.find_value(definition.key).ok()?;
     if layer::is_unset(&value) {
-        return Some((definition.default?.into(), Source::Default));
+        return Some((definition.default?.into(), Source::Default, None));
     }
     let name = merged.get_metadata(value.tag())?.name.to_string();
-    let source = layers.iter().find(|l| l.name() == name)?.source_of(definition.key)?.clone();
-    Some((value, source))
+    let layer = layers.iter().find(|l| l.name() == name)?;
+    let source = layer.source_of(definition.key)?.clone();
+    Some((value, source, layer.file_of(definition.key).cloned()))
 }
 
 fn defaults() -> Vec<Given> {
     let given = |definition: &'static Definition| {
         let value = Value::from(definition.default?);
-        Some(Given { definition, name: definition.name.to_owned(), value, source: Source::Default })
+        Some(Given {
+            definition,
+            name: definition.name.to_owned(),
+            value,
+            source: Source::Default,
+            file: None,
+        })
     };
     table::TABLE.iter().filter_map(given).collect()
 }
@@ -262,13 +275,16 @@ pub(super) fn resolve(
     problems: &mut Vec<Problem>,
 ) -> Option<Given> {
     if !from_file || layer::is_unset(&value) {
-        return (!from_file).then_some(Given { definition, name, value, source });
+        return (!from_file).then_some(Given { definition, name, value, source, file: None });
     }
     let path = value.as_str().unwrap_or_default().to_owned();
     let content = std::fs::read_to_string(&path).map_err(|error| error.to_string());
     match content.as_deref().map(|text| text.trim_end_matches(['\r', '\n'])) {
         Ok("") => {}
-        Ok(secret) => return Some(Given { definition, name, value: Value::from(secret), source }),
+        Ok(secret) => {
+            let (value, file) = (Value::from(secret), Some(PathBuf::from(path)));
+            return Some(Given { definition, name, value, source, file });
+        }
         Err(_) => {}
     }
     problems.push(Problem {

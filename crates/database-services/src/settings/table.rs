@@ -121,7 +121,6 @@ const fn span(min_ms: u64, max_ms: u64) -> Kind {
 const WARMING: Option<&str> = Some("cache warming is not in this version yet");
 const BOUND: Option<&str> =
     Some("it is checked as a bound, and a link opens REDIS_POOL_MIN_SIZE connections and no more");
-const TOPOLOGY: Option<&str> = Some("Sentinel and Cluster are not supported yet");
 
 use Kind::{Bool, Choice, Float, Link, List, Path, Secret, Text, Url};
 
@@ -175,7 +174,7 @@ settings! {
     }
     Redis {
         "REDIS_URL" => redis_url: Option<SecretString> = None, Url(REDIS), "The master as one URL; stands for host, port, username, password, database and SSL.";
-        "REDIS_HOST" => redis_host: Option<String> = None, Text, "Host of the master; neither this nor REDIS_URL: the service runs without Redis.";
+        "REDIS_HOST" => redis_host: Option<String> = None, Text, "Host of the master; neither this nor REDIS_URL, REDIS_SENTINELS, REDIS_CLUSTER_NODES: the service runs without Redis.";
         "REDIS_PORT" => redis_port: u16 = Some("6379"), int(1, 65_535), "Port of the master.";
         "REDIS_USERNAME" => redis_username: Option<String> = None, Text, "ACL user; unset: `default`.";
         "REDIS_PASSWORD" => redis_password: Option<SecretString> = None, Secret, "Password.";
@@ -185,7 +184,7 @@ settings! {
         "REDIS_REPLICA_HOST" => redis_replica_host: Vec<String> = None, List, "Replicas, `host[:port],…`.";
         "REDIS_COORDINATION_URL" => redis_coordination_url: Option<SecretString> = None, Url(REDIS), "Another server for locks, journal and channels (never evicting); unset: the same.";
         "REDIS_USE_SSL" => redis_use_ssl: bool = Some("false"), Bool, "TLS to Redis.";
-        "REDIS_SSL_VERIFY_MODE" => redis_ssl_verify_mode: String = Some("required"), Choice(&["required", "none"]), "Whether Redis' certificate is checked.";
+        "REDIS_SSL_VERIFY_MODE" => redis_ssl_verify_mode: String = Some("required"), Choice(&["required", "ca", "none"]), "What is checked of Redis' certificate: everything; all but the host name; nothing.";
         "REDIS_SSL_CA_PATH" => redis_ssl_ca_path: Option<PathBuf> = None, Path, "CA certificate that Redis' certificate must chain to; unset: the system's.";
         "REDIS_SSL_CERT_PATH" => redis_ssl_cert_path: Option<PathBuf> = None, Path, "Client certificate.";
         "REDIS_SSL_KEY_PATH" => redis_ssl_key_path: Option<PathBuf> = None, Path, "Client key.";
@@ -195,9 +194,11 @@ settings! {
         "REDIS_CONNECTION_TIMEOUT" => redis_connection_timeout: Duration = Some("30s"), span(10, DAY), "Longest attempt to connect; above 5 s an attempt is cut there and repeated.";
         "REDIS_SOCKET_TIMEOUT" => redis_socket_timeout: Duration = Some("5s"), span(10, HOUR), "Longest wait for an answer.";
         "REDIS_RETRY_ON_TIMEOUT" => redis_retry_on_timeout: bool = Some("false"), Bool, "Repeat a read that timed out.", inert = Some("a read that times out is not repeated: it falls through to the next cache level");
-        "REDIS_SENTINELS" => redis_sentinels: Vec<String> = None, List, "Sentinels, `host:26379,…`.", refused = TOPOLOGY;
-        "REDIS_SENTINEL_MASTER" => redis_sentinel_master: String = Some("mymaster"), Text, "Name of the master that the Sentinels watch.", refused = TOPOLOGY;
-        "REDIS_CLUSTER_NODES" => redis_cluster_nodes: Vec<String> = None, List, "Cluster nodes, `host:port,…`.", refused = TOPOLOGY;
+        "REDIS_SENTINELS" => redis_sentinels: Vec<String> = None, List, "Sentinels, `host[:26379],…`: they name the master, instead of REDIS_HOST.";
+        "REDIS_SENTINEL_MASTER" => redis_sentinel_master: String = Some("mymaster"), Text, "Name of the master that the Sentinels watch.";
+        "REDIS_SENTINEL_USERNAME" => redis_sentinel_username: Option<String> = None, Text, "ACL user at the Sentinels, who have users of their own.";
+        "REDIS_SENTINEL_PASSWORD" => redis_sentinel_password: Option<SecretString> = None, Secret, "Password at the Sentinels.";
+        "REDIS_CLUSTER_NODES" => redis_cluster_nodes: Vec<String> = None, List, "Some nodes of a Redis Cluster, `host[:6379],…`, instead of REDIS_HOST.";
     }
     Cache {
         "CACHE_L1_SIZE" | "UCM_L1_CACHE_SIZE" => cache_l1_size: Option<u64> = None, int(1, 100_000_000), "Entries in L1; unset: the mode's.";

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Deref;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,6 +21,7 @@ pub(crate) struct Inner {
     pub(crate) values: Values,
     pub(crate) parsed: BTreeMap<&'static str, Parsed>,
     pub(crate) sources: BTreeMap<&'static str, Source>,
+    pub(crate) files: BTreeMap<&'static str, PathBuf>,
     pub(crate) notes: Vec<Note>,
 }
 
@@ -109,6 +111,16 @@ impl Settings {
     /// Where the value with this file key came from.
     pub fn source(&self, key: &str) -> Source {
         self.0.sources.get(key).cloned().unwrap_or(Source::Default)
+    }
+
+    /// The file that the value with this file key was read from, where it was given as `NAME_FILE`.
+    pub fn file_of(&self, key: &str) -> Option<&Path> {
+        self.0.files.get(key).map(PathBuf::as_path)
+    }
+
+    /// Whether Redis is configured: one server, Sentinels, or a cluster.
+    pub fn has_redis(&self) -> bool {
+        self.redis_host.is_some() || !self.redis_sentinels.is_empty() || !self.redis_cluster_nodes.is_empty()
     }
 
     /// Names of the settings that differ, with the part they belong to.

@@ -46,7 +46,12 @@ async fn wrong_configurations_are_refused_with_setting_source_and_mend() {
         (&[], &["--config", "/nonexistent/settings.toml"], "FILE", "/nonexistent/settings.toml"),
         (&[], &["--config", &broken], "broken.toml", "TOML"),
         (&[], &["--config", &unknown], "database_pool_sise", "DATABASE_POOL_SIZE"),
-        (&[("REDIS_SENTINELS", "a:26379")], &[], "REDIS_SENTINELS", "not supported yet"),
+        (
+            &[("REDIS_HOST", "r"), ("REDIS_SENTINELS", "a:26379")],
+            &[],
+            "REDIS_SENTINELS",
+            "beside the address",
+        ),
         (&[("LOG_LEVEL", "loud")], &[], "LOG_LEVEL", "no such level"),
         (&[("HTTP_LISTEN", "nowhere")], &[], "HTTP_LISTEN", "127.0.0.1:8000"),
         (&[("HTTP_ADMIN_TOKEN", "short")], &[], "HTTP_ADMIN_TOKEN", "shorter than 32"),

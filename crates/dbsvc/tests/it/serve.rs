@@ -40,6 +40,7 @@ async fn a_running_instance_answers_every_command_and_ends_on_sigterm() {
         (&["pool", "stats"], 0),
         (&["pool", "resize", "6", "--overflow", "2"], 0),
         (&["pool", "resize", "49", "--overflow", "2"], 64),
+        (&["redis", "status"], 0),
         (&["locks", "stats"], 0),
         (&["pubsub", "stats"], 0),
         (&["pubsub", "publish", "orders.new", r#"{"id": 7}"#], 0),
@@ -165,8 +166,13 @@ async fn servers_that_die_show_in_the_exit_code() {
     let place = Place::on(stack.start().await.unwrap()).await;
     let mut serving = place.serve(&[]).await;
     serving.until_health_exits(0).await;
+    let well = serving.run(&["redis", "status"]).await;
+    let master = place.stack.redis().master().target();
+    assert!(well.exit == 0 && well.out.contains("redis: well") && well.out.contains(&master), "{well:?}");
     place.stack.redis().master().kill().unwrap();
     serving.until_health_exits(1).await;
+    let away = serving.run(&["redis", "status"]).await;
+    assert!(away.exit == 2 && away.out.contains("redis: not connected: "), "{away:?}");
     place.stack.postgres().primary().kill().unwrap();
     let down = serving.until_health_exits(2).await;
     assert_eq!(down.json()["components"]["database"]["status"], "unhealthy", "{down:?}");

@@ -124,11 +124,18 @@ fn an_unreadable_secret_file() {
 }
 
 #[test]
-fn sentinel_is_not_supported_yet() {
+fn one_way_to_the_master_and_no_second() {
     refused(
         &[("REDIS_HOST", "r"), ("REDIS_SENTINELS", "s1:26379,s2:26379")],
-        "1 problem in the settings\n  REDIS_SENTINELS (environment variable REDIS_SENTINELS): Sentinel and Cluster are not \
-         supported yet; remove REDIS_SENTINELS",
+        "1 problem in the settings\n  REDIS_SENTINELS (environment variable REDIS_SENTINELS): is set beside the address of \
+         one server; remove REDIS_URL and REDIS_HOST; user and password go into REDIS_USERNAME and REDIS_PASSWORD",
+    );
+    refused(
+        &[("REDIS_CLUSTER_NODES", "n1,n2:70000"), ("REDIS_DATABASE", "3"), ("REDIS_REPLICA_HOST", "r")],
+        "3 problems in the settings\n  REDIS_DATABASE (environment variable REDIS_DATABASE): a cluster has database 0 and no \
+         other; remove REDIS_DATABASE\n  REDIS_REPLICA_HOST (environment variable REDIS_REPLICA_HOST): Sentinels and clusters \
+         tell the replicas themselves; remove REDIS_REPLICA_HOST\n  REDIS_CLUSTER_NODES (environment variable \
+         REDIS_CLUSTER_NODES): \"n2:70000\" is no server; write host[:port],…",
     );
 }
 
@@ -185,7 +192,7 @@ fn production_is_refused_with_everything_that_is_missing_at_once() {
          REDIS_NAMESPACE (default): production is refused without a namespace: services sharing a Redis would share keys; \
          set REDIS_NAMESPACE to the service's name\n  \
          REDIS_USE_SSL (environment variable REDIS_URL): production is refused without verified TLS to Redis; set \
-         REDIS_USE_SSL=true (or rediss://) and REDIS_SSL_VERIFY_MODE=required\n  \
+         REDIS_USE_SSL=true (or rediss://) and REDIS_SSL_VERIFY_MODE=required (or ca)\n  \
          REDIS_MAX_CONNECTIONS (environment variable REDIS_MAX_CONNECTIONS): production is refused with fewer than 50 Redis \
          connections, not 49; set REDIS_MAX_CONNECTIONS to at least 50"
     );

@@ -6,6 +6,8 @@
 mod bench;
 mod ci;
 mod demo;
+mod engine;
+mod images;
 mod servers;
 mod soak;
 mod suite;
@@ -21,14 +23,16 @@ use clap::{CommandFactory as _, Parser, Subcommand};
 const FINDING: u8 = 1;
 /// Wrong usage.
 const USAGE: u8 = 64;
-/// The servers are neither installed nor may they be installed from here.
+/// The servers, or the engine for containers, are neither there nor may they be installed from here.
 const UNAVAILABLE: u8 = 69;
 
 /// Automation of this workspace.
 #[derive(Debug, Parser)]
 #[command(name = "cargo xtask", bin_name = "cargo xtask", max_term_width = 110)]
-#[command(after_help = "Exit codes: 0 fine, 1 a finding or a failed step, 64 usage, 69 servers missing; \
-    `test` exits with cargo's own code, `demo` and `up` with the demo's.")]
+#[command(
+    after_help = "Exit codes: 0 fine, 1 a finding or a failed step, 64 usage, 69 servers or engine missing; \
+    `test` exits with cargo's own code, `demo` and `up` with the demo's."
+)]
 struct Cli {
     #[command(subcommand)]
     job: Job,
@@ -37,14 +41,9 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Job {
     /// Finds or installs Postgres and Redis, then runs every test (or `cargo test ARGS`).
-    #[command(
-        after_help = "Examples:\n  cargo xtask test\n  cargo xtask test -p cache-manager -- single_flight"
-    )]
-    Test {
-        /// Passed on to `cargo test`.
-        #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "ARGS")]
-        args: Vec<OsString>,
-    },
+    Test(suite::Args),
+    /// Builds images of the servers from Debian's packages (as root), for containers where no registry is reached.
+    Images(images::Args),
     /// Runs what a merge needs: format, lints, layout, licences, docs, feature sets, tests.
     Ci(ci::Args),
     /// Checks the layout of the workspace against `xtask/arrows.toml`.
@@ -53,7 +52,7 @@ enum Job {
     #[command(
         disable_help_flag = true,
         override_usage = "cargo xtask demo [--seconds N] [--json FILE] \
-        [--servers native|external] [--trace FILE] [--chaos] [--yes]"
+        [--servers native|containers|external] [--trace FILE] [--chaos] [--yes]"
     )]
     Demo {
         /// Passed on to the demo.
@@ -89,7 +88,8 @@ fn main() -> ExitCode {
     let outcome = match cli.job {
         Job::Demo { args } if asks_for_help(&args) => help("demo"),
         Job::Up { args } if asks_for_help(&args) => help("up"),
-        Job::Test { args } => suite::run(&args),
+        Job::Test(args) => suite::run(&args),
+        Job::Images(args) => images::run(&args),
         Job::Ci(args) => ci::run(&args),
         Job::Tidy => tidy::run(),
         Job::Demo { args } => demo::exec("run", &args),

@@ -70,7 +70,7 @@ struct Operations {
 /// Repeats the demo until the time is over; exit 1 unless the verdict is a pass.
 pub(crate) fn run(args: &Args) -> Result<u8> {
     servers::require(servers::Consent::given(args.yes))?;
-    let binary = demo::build()?;
+    let binary = demo::build(demo::Source::Native)?;
     let scratch = tempfile::tempdir().context("cannot create a temporary folder")?;
     let report = scratch.path().join("demo.json");
     let started = Instant::now();

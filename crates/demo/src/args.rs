@@ -16,7 +16,7 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Runs the whole data-access layer under load and prints what it measured.
     #[command(after_help = "Examples:\n  cargo xtask demo --seconds 20 --json demo.json\n  \
-        cargo xtask demo --chaos\n  cargo xtask demo --trace accesses.bin\n\n\
+        cargo xtask demo --chaos\n  cargo xtask demo --servers containers\n  cargo xtask demo --trace accesses.bin\n\n\
         Exit codes: 0 every check held, 1 a check did not hold, 2 the run could not be finished, \
         64 usage, 69 servers missing or unreachable, 130 interrupted.")]
     Run(RunArgs),
@@ -77,7 +77,7 @@ impl Command {
         let json = match self {
             Self::Run(args) if args.chaos && args.servers == Servers::External => {
                 return Err(
-                    "--chaos kills servers, and external ones are not ours to kill; use --servers native"
+                    "--chaos kills servers, and external ones are not ours to kill; use --servers native or containers"
                         .into(),
                 );
             }
@@ -101,6 +101,9 @@ impl Command {
 pub(crate) enum Servers {
     /// Started by the demo from installed binaries, private, gone afterwards.
     Native,
+    /// Started by the demo from images, by the container engine of this machine; otherwise as native ones. Images by
+    /// `LOCAL_STACK_POSTGRES_IMAGE` and `LOCAL_STACK_REDIS_IMAGE`. Needs the build that `cargo xtask demo` makes for it.
+    Containers,
     /// Already running; addresses from `LOCAL_STACK_POSTGRES_URL` and `LOCAL_STACK_REDIS_URL`, replicas from
     /// `LOCAL_STACK_POSTGRES_REPLICA_URLS` and `LOCAL_STACK_REDIS_REPLICA_URLS`. Schemas `demo` and `demo_services` of
     /// that database are made anew; keys in Redis begin with `demo-` and expire.
@@ -111,6 +114,7 @@ impl Servers {
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Native => "native",
+            Self::Containers => "containers",
             Self::External => "external",
         }
     }

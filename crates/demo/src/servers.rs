@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Context;
-use local_stack::{ExternalUrls, PostgresOptions, Provider, RedisOptions};
+use local_stack::{ExternalUrls, Images, PostgresOptions, Provider, RedisOptions};
 use serde::Serialize;
 
 use crate::args::Servers;
@@ -60,6 +60,7 @@ impl Stack {
                 }
                 (Provider::Native, 1)
             }
+            Servers::Containers => (Provider::Containers(Images::from_env()), 1),
             Servers::External => (Provider::External(ExternalUrls::from_env()), 0),
         };
         let stack = local_stack::Stack::builder()

@@ -45,7 +45,7 @@ pub(crate) async fn link(stack: &Stack) -> Result<RedisLink> {
         pool_size: REDIS_CONNECTIONS,
         ..redis_link::Config::default()
     };
-    let link = config.connect(redis_link::Deps { epochs: Arc::new(SelfKeptEpochs::new()) }).await?;
+    let link = config.connect(redis_link::Deps::new(Arc::new(SelfKeptEpochs::new()))).await?;
     link.ready(Deadline::after(READY)).await?;
     Ok(link)
 }

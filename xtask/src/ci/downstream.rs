@@ -3,6 +3,8 @@
 //! Our `Executor`s must satisfy sqlx's trait whatever sqlx features somebody else in the build turns on: `describe`
 //! is required as soon as anyone enables the macros. So one crate brings sqlx with its default features, one with
 //! few, and one no sqlx of its own. They are checked against the workspace's lock file, in a target folder of ours.
+//!
+//! The example that users copy is checked alone: in the whole workspace's build others turn features on for it.
 
 use std::path::Path;
 
@@ -56,6 +58,7 @@ fn main() {
 
 /// Generates and checks each crate.
 pub(super) fn run() -> Result<()> {
+    workspace::run_ok(workspace::cargo("check --locked --quiet --package example-orders".split(' ')))?;
     let root = workspace::root();
     let target = workspace::target_dir()?.join("downstream");
     for Downstream { name, sqlx, source } in CRATES {

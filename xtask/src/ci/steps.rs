@@ -14,6 +14,9 @@ const SWAPPABLE: [&str; 3] = ["pubsub-manager", "distributed-lock-manager", "cac
 /// Every choice of backends: none, each, both.
 const BACKENDS: [&str; 4] = ["", "redis", "postgres", "redis,postgres"];
 
+/// Those of `local-stack`'s features that the other steps do not build: blocking code alone, without containers.
+const BLOCKING: (&str, &str) = ("local-stack", "");
+
 /// Runs one step to its end; the error says what failed.
 pub(super) fn run(step: Step, advisories: bool) -> Result<()> {
     match step {
@@ -22,10 +25,12 @@ pub(super) fn run(step: Step, advisories: bool) -> Result<()> {
             0 => Ok(()),
             _ => bail!("the layout has findings"),
         },
-        // The peers too: they are compiled nowhere else, and must not rot.
-        Step::Clippy => workspace::run_ok(workspace::cargo(
-            "clippy --workspace --all-targets --locked -- -D warnings".split(' '),
-        )),
+        // The peers and the container suite too: they are compiled nowhere else, and must not rot.
+        Step::Clippy => {
+            let clippy =
+                "clippy --workspace --all-targets --features local-stack/containers --locked -- -D warnings";
+            workspace::run_ok(workspace::cargo(clippy.split(' ')))
+        }
         Step::Docs => {
             let mut docs = workspace::cargo("doc --workspace --no-deps --locked".split(' '));
             docs.env("RUSTDOCFLAGS", "-D warnings");
@@ -34,7 +39,7 @@ pub(super) fn run(step: Step, advisories: bool) -> Result<()> {
         Step::Features => features(),
         Step::Downstream => downstream::run(),
         Step::Deny => deny(advisories),
-        Step::Test => match suite::run(&[])? {
+        Step::Test => match suite::run(&suite::Args::default())? {
             0 => Ok(()),
             code => bail!("cargo test: exit code {code}"),
         },
@@ -44,18 +49,17 @@ pub(super) fn run(step: Step, advisories: bool) -> Result<()> {
 }
 
 fn features() -> Result<()> {
-    for package in SWAPPABLE {
-        for backends in BACKENDS {
-            // Clippy is a check too, and denies warnings in this crate alone: through RUSTFLAGS every dependency
-            // would be compiled anew.
-            let mut check = workspace::cargo("clippy --locked --quiet --no-default-features".split(' '));
-            check.args(["--package", package]);
-            if !backends.is_empty() {
-                check.args(["--features", backends]);
-            }
-            check.args(["--", "-D", "warnings"]);
-            workspace::run_ok(check)?;
+    let swappable = SWAPPABLE.iter().flat_map(|package| BACKENDS.map(|backends| (*package, backends)));
+    for (package, features) in swappable.chain([BLOCKING]) {
+        // Clippy is a check too, and denies warnings in this crate alone: through RUSTFLAGS every dependency would be
+        // compiled anew.
+        let mut check = workspace::cargo("clippy --locked --quiet --no-default-features".split(' '));
+        check.args(["--package", package]);
+        if !features.is_empty() {
+            check.args(["--features", features]);
         }
+        check.args(["--", "-D", "warnings"]);
+        workspace::run_ok(check)?;
     }
     Ok(())
 }

@@ -47,106 +47,110 @@ async fn update(services: &DatabaseServices, items: &Cache<i32>, commit: bool) -
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_commit_is_seen_by_its_own_process_at_once_and_by_the_other_soon() {
-    let fixture = Fixture::new().await;
-    fixture.sql(ROWS).await;
-    let (one, two) = (fixture.services("one").await, fixture.services("two").await);
-    let (mine, theirs) = (items(&one), items(&two));
-    let mut slowest = Duration::ZERO;
-    for _ in 0..200 {
-        let before = read(&two, &theirs).await;
-        assert_eq!(before, read(&one, &mine).await);
-        let next = update(&one, &mine, true).await.unwrap();
-        let returned = Instant::now();
-        assert_eq!(read(&one, &mine).await, next, "the same process was stale");
-        while read(&two, &theirs).await < next {
-            assert!(returned.elapsed() < Duration::from_millis(250), "the other process is still stale");
-            tokio::task::yield_now().await;
+    for fixture in Fixture::everywhere().await {
+        fixture.sql(ROWS).await;
+        let (one, two) = (fixture.services("one").await, fixture.services("two").await);
+        let (mine, theirs) = (items(&one), items(&two));
+        let mut slowest = Duration::ZERO;
+        for _ in 0..200 {
+            let before = read(&two, &theirs).await;
+            assert_eq!(before, read(&one, &mine).await);
+            let next = update(&one, &mine, true).await.unwrap();
+            let returned = Instant::now();
+            assert_eq!(read(&one, &mine).await, next, "the same process was stale");
+            while read(&two, &theirs).await < next {
+                assert!(returned.elapsed() < Duration::from_millis(250), "the other process is still stale");
+                tokio::task::yield_now().await;
+            }
+            slowest = slowest.max(returned.elapsed());
         }
-        slowest = slowest.max(returned.elapsed());
+        eprintln!("slowest of 200 invalidations in the other process: {slowest:?}");
+        one.shutdown(SOON).await;
+        two.shutdown(SOON).await;
     }
-    eprintln!("slowest of 200 invalidations in the other process: {slowest:?}");
-    one.shutdown(SOON).await;
-    two.shutdown(SOON).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_rollback_invalidates_nothing() {
-    let fixture = Fixture::new().await;
-    fixture.sql(ROWS).await;
-    let one = fixture.services("one").await;
-    let items = items(&one);
-    assert_eq!(read(&one, &items).await, 1);
-    assert!(update(&one, &items, false).await.is_err());
-    assert!(items.peek("1").is_some(), "a rolled-back transaction invalidated");
-    assert_eq!(read(&one, &items).await, 1);
-    one.shutdown(SOON).await;
+    for fixture in Fixture::everywhere().await {
+        fixture.sql(ROWS).await;
+        let one = fixture.services("one").await;
+        let items = items(&one);
+        assert_eq!(read(&one, &items).await, 1);
+        assert!(update(&one, &items, false).await.is_err());
+        assert!(items.peek("1").is_some(), "a rolled-back transaction invalidated");
+        assert_eq!(read(&one, &items).await, 1);
+        one.shutdown(SOON).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_lock_excludes_the_other_process_and_its_tokens_grow() {
-    let fixture = Fixture::new().await;
-    let both = [fixture.services("one").await, fixture.services("two").await];
-    let inside = Arc::new(AtomicU32::new(0));
-    let tokens = Arc::new(std::sync::Mutex::new(Vec::new()));
-    let mut tasks = tokio::task::JoinSet::new();
-    for task in 0..8 {
-        let (locks, inside, tokens) = (both[task % 2].lock_manager(), inside.clone(), tokens.clone());
-        tasks.spawn(async move {
-            for _ in 0..10 {
-                let guard = locks
-                    .acquire("job", LockOptions { wait: Some(SOON), ..LockOptions::default() })
-                    .await
-                    .unwrap();
-                assert_eq!(inside.fetch_add(1, Ordering::SeqCst), 0, "two holders");
-                tokens.lock().unwrap().push(guard.token());
-                tokio::task::yield_now().await;
-                inside.fetch_sub(1, Ordering::SeqCst);
-                guard.release().await.unwrap();
-            }
-        });
-    }
-    while let Some(done) = tasks.join_next().await {
-        done.unwrap();
-    }
-    let tokens = tokens.lock().unwrap().clone();
-    assert_eq!(tokens.len(), 80);
-    assert!(tokens.windows(2).all(|pair| pair[0] < pair[1]), "{tokens:?}");
-    for services in both {
-        services.shutdown(SOON).await;
+    for fixture in Fixture::everywhere().await {
+        let both = [fixture.services("one").await, fixture.services("two").await];
+        let inside = Arc::new(AtomicU32::new(0));
+        let tokens = Arc::new(std::sync::Mutex::new(Vec::new()));
+        let mut tasks = tokio::task::JoinSet::new();
+        for task in 0..8 {
+            let (locks, inside, tokens) = (both[task % 2].lock_manager(), inside.clone(), tokens.clone());
+            tasks.spawn(async move {
+                for _ in 0..10 {
+                    let guard = locks
+                        .acquire("job", LockOptions { wait: Some(SOON), ..LockOptions::default() })
+                        .await
+                        .unwrap();
+                    assert_eq!(inside.fetch_add(1, Ordering::SeqCst), 0, "two holders");
+                    tokens.lock().unwrap().push(guard.token());
+                    tokio::task::yield_now().await;
+                    inside.fetch_sub(1, Ordering::SeqCst);
+                    guard.release().await.unwrap();
+                }
+            });
+        }
+        while let Some(done) = tasks.join_next().await {
+            done.unwrap();
+        }
+        let tokens = tokens.lock().unwrap().clone();
+        assert_eq!(tokens.len(), 80);
+        assert!(tokens.windows(2).all(|pair| pair[0] < pair[1]), "{tokens:?}");
+        for services in both {
+            services.shutdown(SOON).await;
+        }
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn messages_follow_commits_and_reach_every_process() {
-    let fixture = Fixture::new().await;
-    let (one, two) = (fixture.services("one").await, fixture.services("two").await);
-    let mut heard = Vec::new();
-    for services in [&one, &two] {
-        let channel = services.pubsub().channel::<u32>("numbers").unwrap();
-        heard.push(channel.subscribe(SubscribeOptions::default()).await.unwrap());
-    }
-    let channel = one.pubsub().channel::<u32>("numbers").unwrap();
-    for (number, commit) in [(1, true), (2, false), (3, true)] {
-        let mut tx = one.database().begin(TransactionOptions::default()).await.unwrap();
-        tx.publish(&channel, &number).unwrap();
-        if commit {
-            tx.commit().await.unwrap();
-        } else {
-            tx.rollback().await.unwrap();
+    for fixture in Fixture::everywhere().await {
+        let (one, two) = (fixture.services("one").await, fixture.services("two").await);
+        let mut heard = Vec::new();
+        for services in [&one, &two] {
+            let channel = services.pubsub().channel::<u32>("numbers").unwrap();
+            heard.push(channel.subscribe(SubscribeOptions::default()).await.unwrap());
         }
-    }
-    for subscription in &mut heard {
-        let mut numbers = Vec::new();
-        while numbers.len() < 2 {
-            match tokio::time::timeout(SOON, subscription.next()).await.unwrap().unwrap() {
-                Event::Message(message) => numbers.push(message.value),
-                other => panic!("{other:?}"),
+        let channel = one.pubsub().channel::<u32>("numbers").unwrap();
+        for (number, commit) in [(1, true), (2, false), (3, true)] {
+            let mut tx = one.database().begin(TransactionOptions::default()).await.unwrap();
+            tx.publish(&channel, &number).unwrap();
+            if commit {
+                tx.commit().await.unwrap();
+            } else {
+                tx.rollback().await.unwrap();
             }
         }
-        assert_eq!(numbers, [1, 3]);
+        for subscription in &mut heard {
+            let mut numbers = Vec::new();
+            while numbers.len() < 2 {
+                match tokio::time::timeout(SOON, subscription.next()).await.unwrap().unwrap() {
+                    Event::Message(message) => numbers.push(message.value),
+                    other => panic!("{other:?}"),
+                }
+            }
+            assert_eq!(numbers, [1, 3]);
+        }
+        one.shutdown(SOON).await;
+        two.shutdown(SOON).await;
     }
-    one.shutdown(SOON).await;
-    two.shutdown(SOON).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -174,20 +178,23 @@ fn write(tx: &mut Tx) -> BoxFuture<'_, Result<(), sqlx::Error>> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_fenced_write_of_a_stale_holder_is_refused() {
-    let fixture = Fixture::new().await;
-    fixture.sql(ROWS).await;
-    let (one, two) = (fixture.services("one").await, fixture.services("two").await);
-    let lease = Duration::from_millis(300);
-    let options =
-        LockOptions { lease: Some(lease), renew: false, wait: Some(SOON), ..LockOptions::default() };
-    let stale = one.lock_manager().acquire("job", options).await.unwrap();
-    let fresh = two.lock_manager().acquire("job", options).await.unwrap();
-    assert!(fresh.token() > stale.token());
-    let db = two.database();
-    fresh.transaction(&db, TransactionOptions::default(), write).await.unwrap();
-    assert!(stale.transaction(&one.database(), TransactionOptions::default(), write).await.is_err());
-    let v = fixture.database.sql("SELECT v FROM items").await.unwrap();
-    assert_eq!(format!("{v:?}").matches("\"2\"").count(), 1, "{v:?}");
-    one.shutdown(SOON).await;
-    two.shutdown(SOON).await;
+    for fixture in Fixture::everywhere().await {
+        fixture.sql(ROWS).await;
+        let (one, two) = (fixture.services("one").await, fixture.services("two").await);
+        let lease = Duration::from_millis(300);
+        let options =
+            LockOptions { lease: Some(lease), renew: false, wait: Some(SOON), ..LockOptions::default() };
+        let stale = one.lock_manager().acquire("job", options).await.unwrap();
+        let fresh = two.lock_manager().acquire("job", options).await.unwrap();
+        assert!(fresh.token() > stale.token());
+        let db = two.database();
+        fresh.transaction(&db, TransactionOptions::default(), write).await.unwrap();
+        assert!(stale.transaction(&one.database(), TransactionOptions::default(), write).await.is_err());
+        let v = fixture.database.sql("SELECT v FROM items").await.unwrap();
+        assert_eq!(format!("{v:?}").matches("\"2\"").count(), 1, "{v:?}");
+        fresh.release().await.unwrap();
+        drop(stale);
+        one.shutdown(SOON).await;
+        two.shutdown(SOON).await;
+    }
 }

@@ -7,3 +7,4 @@ mod chaos;
 mod fixture;
 mod secrets;
 mod shipped_rights;
+mod topologies;

@@ -26,16 +26,16 @@ pub struct Config {
     pub tls: Option<TlsConfig>,
     /// Prefix of every key and channel, 1–64 of `A–Z a–z 0–9 _ - .`. Default `dbsvc`.
     pub namespace: String,
-    /// For one attempt to open a generation, from TCP to the claimed epoch. Default 5 s.
+    /// For one attempt to connect to a master, and as much for claiming its epoch. Default 5 s.
     pub connect_timeout: Duration,
     /// No command waits longer, whatever its deadline. Default 5 s.
     pub command_timeout: Duration,
     /// Blocking commands get this beyond the time that they may block. Default 1 s.
     pub blocking_margin: Duration,
-    /// Connections of a generation, 1–64. Default 2: one already carries all that a Redis thread answers, the second
+    /// Connections to each master, 1–64. Default 2: one already carries all that a Redis thread answers, the second
     /// keeps large values from delaying the rest.
     pub pool_size: usize,
-    /// Calls under way per generation; more wait for their turn until their deadline. Default 50,000.
+    /// Calls under way at each master; more wait for their turn until their deadline. Default 50,000.
     pub max_in_flight: usize,
     /// Commands queued for one connection, also those whose caller has gone. Beyond it: [`Error::Overloaded`], and the
     /// next generation. Default 100,000.
@@ -186,14 +186,15 @@ impl Config {
         if problems.is_empty() { Ok(()) } else { Err(problems) }
     }
 
-    /// Starts the link: makes a first attempt within [`connect_timeout`](Self::connect_timeout), then keeps a
-    /// generation open in the background, on the current runtime.
+    /// Starts the link: makes a first attempt (the credentials, the masters' names, the connections: each within
+    /// [`connect_timeout`](Self::connect_timeout)), then keeps a generation open in the background, on the current runtime.
     ///
     /// An unreachable or still loading server is no error: the link comes back disconnected and keeps trying.
     /// Cancel safe: dropped early, nothing stays behind.
     ///
     /// # Errors
-    /// What time will not mend: wrong settings, credentials, rights, TLS, role or version.
+    /// What time will not mend: wrong settings, credentials, rights, TLS, certificates, role or version; a master that the
+    /// Sentinels do not know, what is no Sentinel or no cluster, slots that nobody serves.
     pub async fn connect(self, deps: Deps) -> Result<RedisLink, Error> {
         self.validate().map_err(Error::Config)?;
         RedisLink::start(self, deps).await

@@ -24,7 +24,8 @@ impl PartialEq for Credentials {
 ///
 /// Asked before every attempt to connect and every [`Config::renew_interval`](crate::Config::renew_interval). When its
 /// answer changes, the link opens new connections with it and hands over to them: nothing is interrupted, as long as the
-/// server accepts the new credentials by then, and goes on with the old connections.
+/// server accepts the new credentials by then, and goes on with the old connections. Subscriptions keep their connection
+/// until it ends, and log in with the credentials of then.
 #[async_trait]
 pub trait CredentialProvider: Send + Sync + fmt::Debug {
     /// The credentials of now.

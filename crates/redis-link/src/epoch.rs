@@ -67,7 +67,8 @@ pub struct EpochError(pub String);
 ///
 /// Weaker than a database: an epoch may come twice if the server's clock steps back, or if all data is lost twice
 /// within a minute and a process that knew the first loss is gone. The random mark in the epoch key still tells such
-/// twins apart for fenced scripts; numbers made from the epoch may repeat.
+/// twins apart for fenced scripts; numbers made from the epoch may repeat. Two processes that meet the masters of a new
+/// cluster at the same moment may give two of them the same number.
 #[derive(Debug, Default)]
 pub struct SelfKeptEpochs {
     /// By name; one process has a handful of links.

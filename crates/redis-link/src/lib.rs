@@ -58,6 +58,8 @@
 //! - Redis compares a pattern of `PSUBSCRIBE` with a user's rights letter by letter: a right to `ns:*` is none to
 //!   `ns:p:orders.*`.
 //! - On a cluster a message may still be on its way between the nodes when a subscription is confirmed.
+//! - The first slot that a new master of a cluster is given: as long as it moves, and until the link has seen it (within
+//!   [`Config::probe_interval`]), calls on it fail with `ASK` or `MOVED`, which is retryable; nothing was done.
 //! - The driver knows no limit for replies: [`Config::max_reply`] is looked at when a reply is there.
 //!
 //! Not yet: reads from replicas, sharded publish and subscribe.

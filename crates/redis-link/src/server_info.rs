@@ -1,5 +1,6 @@
 //! What `INFO` says about a server, and what follows from its version. It asks nothing itself.
 
+use serde::{Serialize, Serializer};
 use std::fmt;
 
 /// A server's version, as Redis counts (Valkey reports the Redis version that it is compatible with).
@@ -34,10 +35,11 @@ impl fmt::Display for Version {
 }
 
 /// What the connected server can do, found out when a generation opens.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Capabilities {
     /// The server's version.
+    #[serde(serialize_with = "as_text")]
     pub version: Version,
     /// Valkey, not Redis.
     pub valkey: bool,
@@ -49,6 +51,10 @@ pub struct Capabilities {
     pub maxmemory_policy: String,
     /// Bytes it may use, 0 for no limit.
     pub maxmemory: u64,
+}
+
+fn as_text<S: Serializer>(version: &Version, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(version)
 }
 
 /// The fields of `INFO` that matter here.

@@ -4,7 +4,7 @@ use crate::{
     Topology,
     generation::Node,
     link::{LinkState, Shared},
-    server_info::Version,
+    server_info::{Capabilities, Version},
 };
 use serde::{Serialize, Serializer};
 use std::{
@@ -85,9 +85,8 @@ pub struct MasterStatus {
     pub replid: Option<String>,
     /// The server process's own id.
     pub run_id: Option<String>,
-    /// The server's version.
-    #[serde(serialize_with = "version")]
-    pub version: Option<Version>,
+    /// What the server can do, its version among it.
+    pub capabilities: Option<Capabilities>,
     /// On a cluster: how many slots it serves.
     pub slots: Option<usize>,
     /// Open connections.
@@ -214,7 +213,7 @@ impl Shared {
                 epoch: node.map(|node| node.epoch()),
                 replid: info.map(|info| info.replid.clone()),
                 run_id: info.map(|info| info.run_id.clone()),
-                version: info.map(|info| info.capabilities.version),
+                capabilities: info.map(|info| info.capabilities.clone()),
                 slots: layout.slots.as_ref().map(|_| layout.slots_of(index).count()),
                 connections: node.map_or(0, |node| node.connections()),
                 in_flight: node.map_or(0, |node| Node::in_flight(node)),

@@ -76,6 +76,7 @@ fn shown(name: &str, link: &Value, verdict: &Verdict) -> String {
     let mut facts = vec![
         ("topology", word("topology")),
         ("version", format!("{} (RESP{})", word("version"), word("protocol"))),
+        ("when memory is full", text(&link["masters"][0]["capabilities"]["maxmemory_policy"])),
         ("generation, epoch", format!("{}, {}", word("generation"), word("epoch"))),
         ("replicas", format!("{} of {} follow", word("replicas_connected"), word("replicas"))),
         ("connection errors", word("connection_errors")),

@@ -34,7 +34,8 @@ pub(crate) enum Ground {
     Secure(Stack),
 }
 
-/// Every layout, for tests that hold on all of them. Says on which it is.
+/// Every layout, for tests that hold on all of them, or the one that `GROUND` names by a part of its words. Says on which
+/// it is.
 pub(crate) async fn everywhere() -> impl Iterator<Item = Ground> {
     let grounds = [
         Ground::Standalone(shared().await),
@@ -42,7 +43,9 @@ pub(crate) async fn everywhere() -> impl Iterator<Item = Ground> {
         Ground::Cluster(CLUSTER.get().await.expect("the cluster starts")),
         Ground::Secure(SECURE.get().await.expect("Redis with TLS starts")),
     ];
-    grounds.into_iter().inspect(|ground| eprintln!("on {ground}"))
+    let wanted = std::env::var("GROUND").unwrap_or_default();
+    let chosen = grounds.into_iter().filter(move |ground| ground.to_string().contains(&wanted));
+    chosen.inspect(|ground| eprintln!("on {ground}"))
 }
 
 impl Ground {

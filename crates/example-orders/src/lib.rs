@@ -123,6 +123,7 @@ async fn archive_paid(tx: &mut Tx, cache: Cache<Order>) -> Result<u64, Error> {
     Ok(ids.len() as u64)
 }
 
+// By hand, for the derive says `::sqlx`, which takes a line for sqlx in one's own manifest.
 impl sqlx::FromRow<'_, PgRow> for Order {
     fn from_row(row: &PgRow) -> Result<Self, sqlx::Error> {
         Ok(Self {

@@ -136,16 +136,22 @@ async fn open_link(
     credentials: Option<Arc<dyn CredentialProvider>>,
 ) -> Result<RedisLink, Error> {
     let endpoint = config.topology.to_string();
+    let under_sentinels = matches!(config.topology, redis_link::Topology::Sentinel(_));
     let deps = redis_link::Deps { epochs: Arc::clone(epochs) as _, credentials };
     let link = config.connect(deps).await;
-    link.map_err(|source| Error::Redis { mend: redis_mend(&source), endpoint, source: Box::new(source) })
+    link.map_err(|source| Error::Redis {
+        mend: redis_mend(&source, under_sentinels),
+        endpoint,
+        source: Box::new(source),
+    })
 }
 
-fn redis_mend(error: &redis_link::Error) -> &'static str {
+fn redis_mend(error: &redis_link::Error, under_sentinels: bool) -> &'static str {
     match error {
-        redis_link::Error::Auth(_) => {
-            "check REDIS_USERNAME and REDIS_PASSWORD (at Sentinels REDIS_SENTINEL_USERNAME and _PASSWORD)"
+        redis_link::Error::Auth(_) if under_sentinels => {
+            "check REDIS_USERNAME and REDIS_PASSWORD, and at the Sentinels REDIS_SENTINEL_USERNAME and REDIS_SENTINEL_PASSWORD"
         }
+        redis_link::Error::Auth(_) => "check REDIS_USERNAME and REDIS_PASSWORD",
         redis_link::Error::Acl { .. } => "grant the Redis user the commands of the shipped ACL file",
         redis_link::Error::Tls { .. } => "check REDIS_USE_SSL and the REDIS_SSL_ paths",
         redis_link::Error::Certificate { .. } => {

@@ -204,9 +204,10 @@ async fn a_random_history_over_real_servers() {
     let nodes = [world.node(small()).await, world.node(small()).await];
     let rules = Rules { lasts: Duration::from_secs(10), ..STRICT };
     nothing_stale(&*play(nodes.iter().map(|node| region(&node.cache)).collect(), rules, async |_| {}).await);
+    // Whether anything is read from L3 within ten seconds is chance; that it is written is not.
     let levels = nodes[0].cache.stats();
     assert!(
-        levels.l1_hits > 0 && levels.l2_hits > 0 && levels.l3_hits > 0 && levels.loaded > 0,
+        levels.l1_hits > 0 && levels.l2_hits > 0 && levels.l3_fills > 0 && levels.loaded > 0,
         "{levels:?}"
     );
 }

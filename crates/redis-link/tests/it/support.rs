@@ -37,16 +37,28 @@ pub(crate) enum Ground {
 /// Every layout, for tests that hold on all of them, or the one that `GROUND` names by a part of its words. Says on which
 /// it is.
 pub(crate) async fn everywhere() -> impl Iterator<Item = Ground> {
-    let grounds = [
-        Ground::Standalone(shared().await),
-        Ground::Sentinel(SENTINEL.get().await.expect("Redis and Sentinels start")),
-        Ground::Cluster(CLUSTER.get().await.expect("the cluster starts")),
-        Ground::Secure(SECURE.get().await.expect("Redis with TLS starts")),
-    ];
     let wanted = std::env::var("GROUND").unwrap_or_default();
-    let chosen = grounds.into_iter().filter(move |ground| ground.to_string().contains(&wanted));
-    chosen.inspect(|ground| eprintln!("on {ground}"))
+    let mut grounds = Vec::new();
+    if ONE_MASTER.contains(&wanted) {
+        grounds.push(Ground::Standalone(shared().await));
+    }
+    if UNDER_SENTINELS.contains(&wanted) {
+        grounds.push(Ground::Sentinel(SENTINEL.get().await.expect("Redis and Sentinels start")));
+    }
+    if A_CLUSTER.contains(&wanted) {
+        grounds.push(Ground::Cluster(CLUSTER.get().await.expect("the cluster starts")));
+    }
+    if SECURED.contains(&wanted) {
+        grounds.push(Ground::Secure(SECURE.get().await.expect("Redis with TLS starts")));
+    }
+    assert!(!grounds.is_empty(), "GROUND is {wanted:?}, which is a part of no layout's words");
+    grounds.into_iter().inspect(|ground| eprintln!("on {ground}"))
 }
+
+const ONE_MASTER: &str = "one master";
+const UNDER_SENTINELS: &str = "a master under Sentinels";
+const A_CLUSTER: &str = "a cluster";
+const SECURED: &str = "TLS and the shipped rights";
 
 impl Ground {
     pub(crate) fn is_cluster(&self) -> bool {
@@ -72,10 +84,10 @@ impl Ground {
 impl std::fmt::Display for Ground {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
-            Self::Standalone(_) => "one master",
-            Self::Sentinel(_) => "a master under Sentinels",
-            Self::Cluster(_) => "a cluster",
-            Self::Secure(_) => "TLS and the shipped rights",
+            Self::Standalone(_) => ONE_MASTER,
+            Self::Sentinel(_) => UNDER_SENTINELS,
+            Self::Cluster(_) => A_CLUSTER,
+            Self::Secure(_) => SECURED,
         })
     }
 }

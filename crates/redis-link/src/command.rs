@@ -17,14 +17,14 @@ pub struct Command {
     name: &'static str,
     pub(crate) arguments: Vec<FredValue>,
     size: usize,
-    /// Of the first key, which says where it goes on a cluster.
-    pub(crate) slot: Option<u16>,
+    /// Place of the first key, which says where it goes on a cluster.
+    key: Option<usize>,
 }
 
 impl Command {
     /// A command without arguments. A subcommand may stand in the name: `"XINFO STREAM"`.
     pub const fn new(name: &'static str) -> Self {
-        Self { name, arguments: Vec::new(), size: 0, slot: None }
+        Self { name, arguments: Vec::new(), size: 0, key: None }
     }
 
     /// With one more argument.
@@ -54,12 +54,18 @@ impl Command {
     pub(crate) fn of_keys<'a>(name: &'static str, keys: impl IntoIterator<Item = &'a Key>) -> Self {
         let keys = keys.into_iter();
         let arguments = Vec::with_capacity(keys.size_hint().0);
-        keys.fold(Self { name, arguments, size: 0, slot: None }, Self::arg)
+        keys.fold(Self { name, arguments, size: 0, key: None }, Self::arg)
+    }
+
+    /// The hash slot of its first key.
+    pub(crate) fn slot(&self) -> Option<u16> {
+        let key = self.arguments.get(self.key?)?;
+        key.as_bytes().map(fred::util::redis_keyslot)
     }
 
     fn add(&mut self, argument: impl Argument) {
-        if self.slot.is_none() {
-            self.slot = argument.slot();
+        if self.key.is_none() && argument.is_key() {
+            self.key = Some(self.arguments.len());
         }
         let bytes = argument.into_bytes();
         self.size += bytes.len();
@@ -72,9 +78,9 @@ pub trait Argument {
     /// The bytes that are sent; numbers in decimal.
     fn into_bytes(self) -> Bytes;
 
-    /// The hash slot that it decides, if it is a key.
-    fn slot(&self) -> Option<u16> {
-        None
+    /// Whether it is a key, whose hash slot decides where the command goes on a cluster.
+    fn is_key(&self) -> bool {
+        false
     }
 }
 
@@ -119,8 +125,8 @@ impl Argument for &Key {
         self.as_bytes().clone()
     }
 
-    fn slot(&self) -> Option<u16> {
-        Some(Key::slot(self))
+    fn is_key(&self) -> bool {
+        true
     }
 }
 

@@ -25,7 +25,7 @@ impl Generation {
     /// [`Error::TooLarge`], or what the server answers.
     pub async fn call(&self, command: Command, deadline: Deadline) -> Result<Value, Error> {
         let size = command.size();
-        self.call_on(command.slot, Lane::Any(size), command, deadline).await
+        self.call_on(self.slot_of(&command), Lane::Any(size), command, deadline).await
     }
 
     /// `GET`. Cancel safe.
@@ -186,7 +186,7 @@ impl Generation {
         let mut of_nodes: BTreeMap<usize, (Vec<usize>, Vec<Command>)> = BTreeMap::new();
         let all = commands.len();
         for (place, command) in commands.into_iter().enumerate() {
-            let (places, commands) = of_nodes.entry(self.index_of(command.slot)?).or_default();
+            let (places, commands) = of_nodes.entry(self.index_of(self.slot_of(&command))?).or_default();
             places.push(place);
             commands.push(command);
         }

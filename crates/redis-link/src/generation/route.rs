@@ -2,7 +2,7 @@
 //! decides, and what the servers say about slots that have moved.
 
 use super::{Generation, Node, node::Lane};
-use crate::{Endpoint, Error, Key, Value, layout::SLOTS};
+use crate::{Command, Endpoint, Error, Key, Value, layout::SLOTS};
 use fred::types::Value as FredValue;
 use resilience::Deadline;
 use std::sync::Arc;
@@ -24,6 +24,11 @@ impl Generation {
     /// The slot of a key on a cluster.
     pub(super) fn slot(&self, key: &Key) -> Option<u16> {
         self.layout.slots.is_some().then(|| key.slot())
+    }
+
+    /// The slot of a command's first key on a cluster.
+    pub(super) fn slot_of(&self, command: &Command) -> Option<u16> {
+        if self.is_cluster() { command.slot() } else { None }
     }
 
     /// The slot of several keys, which has to be the same on a cluster.
@@ -61,9 +66,11 @@ impl Generation {
         mut arguments: impl FnMut(&Node) -> Vec<FredValue>,
     ) -> Result<Value, Error> {
         let mut node = self.node_of(parcel.slot)?;
-        let Parcel { operation, name, lane, deadline, .. } = *parcel;
-        // Of all attempts together.
-        let deadline = deadline.capped(self.opener.config.command_timeout);
+        let Parcel { operation, name, lane, mut deadline, .. } = *parcel;
+        if self.is_cluster() {
+            // Of all attempts together.
+            deadline = deadline.capped(self.opener.config.command_timeout);
+        }
         let mut outcome = node.exchange(node.wire(lane), operation, name, arguments(node), deadline).await;
         if self.layout.slots.is_none() {
             return outcome;

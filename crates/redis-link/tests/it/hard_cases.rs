@@ -88,8 +88,8 @@ async fn a_sentinel_that_swallows_everything_delays_neither_start_nor_reconnect(
     let reconnecting = ended.elapsed();
     eprintln!("with a Sentinel that says nothing: connected in {connecting:?}, again in {reconnecting:?}");
     assert!(next.id() > generation.id());
-    assert!(connecting < Duration::from_millis(1500), "{connecting:?}");
-    assert!(reconnecting < Duration::from_secs(1), "{reconnecting:?}");
+    assert!(connecting < Duration::from_secs(2), "{connecting:?}");
+    assert!(reconnecting < Duration::from_secs(2), "{reconnecting:?}");
 }
 
 #[tokio::test]
@@ -149,5 +149,5 @@ async fn a_vault_that_hangs_delays_no_reconnect() {
     let second = link.ready(soon()).await.expect("connected");
     let reconnecting = ended.elapsed();
     eprintln!("with a vault that hangs: connected again in {reconnecting:?}");
-    assert!(second.id() > first.id() && reconnecting < Duration::from_secs(1), "{reconnecting:?}");
+    assert!(second.id() > first.id() && reconnecting < Duration::from_secs(2), "{reconnecting:?}");
 }

@@ -74,7 +74,8 @@ async fn a_sentinel_that_swallows_everything_delays_neither_start_nor_reconnect(
     let stack = own(RedisOptions::with_sentinels(1)).await;
     let hole = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let port = hole.local_addr().expect("an address").port();
-    let mut settings = config_sentinel(&stack);
+    // As long as a Sentinel is given for an answer.
+    let mut settings = Config { probe_timeout: Duration::from_secs(4), ..config_sentinel(&stack) };
     let Topology::Sentinel(sentinels) = &mut settings.topology else { panic!("it is one") };
     sentinels.sentinels.insert(0, Endpoint::new("127.0.0.1", port));
     let began = Instant::now();

@@ -21,18 +21,16 @@ const SYSTEM_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sb
 
 /// What `cargo xtask images` takes.
 #[derive(Debug, clap::Args)]
-#[command(
-    after_help = "Examples:\n  cargo xtask images\n  cargo xtask images --force --mirror http://ftp.debian.org/debian\n\n\
+#[command(after_help = "Examples:\n  cargo xtask images\n  cargo xtask images --force --mirror URL\n\n\
     `cargo xtask test --require-containers` builds them itself. Elsewhere name them by LOCAL_STACK_POSTGRES_IMAGE and \
-    LOCAL_STACK_REDIS_IMAGE."
-)]
+    LOCAL_STACK_REDIS_IMAGE.")]
 pub(crate) struct Args {
     /// Builds them anew where they are there already.
     #[arg(long)]
     force: bool,
-    /// Debian's archive.
-    #[arg(long, value_name = "URL", default_value = "http://deb.debian.org/debian")]
-    mirror: String,
+    /// A mirror of Debian's archive; default: debootstrap's own.
+    #[arg(long, value_name = "URL")]
+    mirror: Option<String>,
 }
 
 struct Build {
@@ -54,7 +52,7 @@ const BUILDS: [Build; 2] = [
 /// Builds what is missing, or with `--force` all.
 pub(crate) fn run(args: &Args) -> Result<u8> {
     let version = engine::require()?;
-    build(args.force, &args.mirror)?;
+    build(args.force, args.mirror.as_deref())?;
     let names: Vec<&str> = BUILDS.iter().map(|build| build.image).collect();
     eprintln!("{} are there (Docker {version})", names.join(" and "));
     Ok(0)
@@ -81,11 +79,11 @@ pub(crate) fn variables() -> Result<Vec<(&'static str, &'static str)>> {
         eprintln!("building images needs root: leaving it to Docker to pull the official ones");
         return Ok(Vec::new());
     }
-    build(false, "http://deb.debian.org/debian")?;
+    build(false, None)?;
     Ok(wanted)
 }
 
-fn build(force: bool, mirror: &str) -> Result<()> {
+fn build(force: bool, mirror: Option<&str>) -> Result<()> {
     let missing: Vec<&Build> =
         BUILDS.iter().filter(|build| force || !engine::has_image(build.image)).collect();
     if missing.is_empty() {
@@ -96,7 +94,7 @@ fn build(force: bool, mirror: &str) -> Result<()> {
     work.debootstrap_is_there()?;
     let base = work.folder.join("base");
     work.say(&format!("the base system, Debian {RELEASE} (debootstrap)"));
-    work.run(Command::new("debootstrap").args(["--variant=minbase", RELEASE]).arg(&base).arg(mirror))?;
+    work.run(Command::new("debootstrap").args(["--variant=minbase", RELEASE]).arg(&base).args(mirror))?;
     for (index, build) in missing.into_iter().enumerate() {
         let root = work.folder.join(index.to_string());
         work.say(&format!("{}: {}", build.image, build.packages.join(", ")));

@@ -70,13 +70,9 @@ impl Supervisor {
     /// Also what makes a start pointless on a cluster that is connected in part.
     pub(crate) async fn begin(&mut self) -> Result<(), Error> {
         self.round().await?;
-        let uncovered = self.view.as_ref().and_then(|view| view.layout().uncovered());
-        match uncovered {
-            Some((count, first)) => {
-                let cluster = self.shared.opener.config.topology.to_string();
-                Err(Error::SlotsUncovered { cluster, count, first })
-            }
-            None => Ok(()),
+        match &self.view {
+            Some(view) if view.layout().uncovered().is_some() => Err(uncovered(&self.shared, view.layout())),
+            _ => Ok(()),
         }
     }
 
@@ -269,10 +265,12 @@ impl Supervisor {
         let still = |old: &Arc<Node>| new.nodes().any(|node| Arc::ptr_eq(node, old));
         if let Some(old) = self.view.replace(Arc::clone(&new)) {
             for node in old.nodes().filter(|node| !still(node)) {
-                if layout.masters.contains(node.endpoint()) {
-                    self.shared.retire(node);
-                } else {
-                    node.death().kill("the master is another server now");
+                let heir = new.nodes().find(|heir| heir.endpoint() == node.endpoint());
+                match heir {
+                    Some(heir) if heir.access() != node.access() => self.shared.retire(node),
+                    // Two epochs are not to stand side by side.
+                    Some(_) => node.death().kill("the epoch key of the master is another one now"),
+                    None => node.death().kill("the master is another server now"),
                 }
             }
         }

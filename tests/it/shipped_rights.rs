@@ -84,25 +84,33 @@ async fn cache(services: &DatabaseServices) {
         region.invalidate(key).await.unwrap();
     }
     let db = services.database();
+    // L3 takes what is dear to load, by what reading from it costs now.
+    let dear = services.cache().region::<u32>("dear", RegionOptions::default()).unwrap();
+    let slow = |_| async {
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        Ok::<_, std::convert::Infallible>(Loaded::value(9))
+    };
+    let mut n = 0;
     local_stack::wait_for("an entry in L3", SOON, async || {
-        // L3 takes what is dear enough to load by what loads cost now; on a busy machine not each value is.
-        region.set("kept", 9).await.unwrap();
+        n += 1;
+        dear.get_or_load(&format!("kept{n}"), slow).await.unwrap();
         let rows = sqlx::query_scalar::<_, i64>("SELECT count(*) FROM database_services.cache_entries");
         rows.fetch_one(&db.primary()).await.unwrap() > 0
     })
     .await;
-    let item = region.clone();
+    let item = dear.clone();
     db.transaction(TransactionOptions::default(), move |tx| {
         let item = item.clone();
         Box::pin(async move {
             sqlx::query("UPDATE items SET v = v + 1 WHERE id = 1").execute(&mut *tx).await?;
-            tx.invalidate(&item, "kept").expect("the key is valid");
+            tx.invalidate(&item, "kept1").expect("the key is valid");
             Ok::<_, sqlx::Error>(())
         })
     })
     .await
     .unwrap();
     region.clear().await.unwrap();
+    dear.clear().await.unwrap();
     services.cache().clear(ClearScope::All).await.unwrap();
 }
 

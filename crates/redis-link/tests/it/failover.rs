@@ -1,7 +1,7 @@
 //! Masters that are replaced while they are in use: how soon writes succeed again, that no write is done twice, and
 //! that nobody waits for ever.
 
-use crate::support::{PATIENCE, config_cluster, config_sentinel, connected, own, soon, within};
+use crate::support::{PATIENCE, calm_cluster, config_cluster, config_sentinel, connected, own, soon, within};
 use local_stack::{RedisOptions, Stack, wait_for};
 use redis_link::{Command, Error, Key, RedisLink};
 use std::{
@@ -22,6 +22,8 @@ struct Seen {
     done: HashSet<String>,
     /// Certainly not done.
     refused: Vec<String>,
+    /// What the refusals said.
+    errors: Vec<String>,
     /// When each success came.
     successes: Vec<Instant>,
     longest: Duration,
@@ -51,8 +53,9 @@ fn writer(link: RedisLink, key: Key, stop: Arc<AtomicBool>) -> JoinHandle<Seen> 
                 }
                 Err(error) if error.outcome_unknown() => {}
                 Err(Error::Shutdown) => panic!("nobody shut it down"),
-                Err(_) => {
+                Err(error) => {
                     seen.refused.push(id);
+                    seen.errors.push(error.to_string());
                     tokio::time::sleep(Duration::from_millis(1)).await;
                 }
             }
@@ -102,11 +105,11 @@ impl Load {
         self.judge_all(since).await.0
     }
 
-    /// The same, and how many writes were refused.
-    async fn judge_all(self, since: Instant) -> (Duration, usize) {
+    /// The same, and what the refusals said.
+    async fn judge_all(self, since: Instant) -> (Duration, Vec<String>) {
         self.goes_on().await;
         self.stop.store(true, Relaxed);
-        let (mut worst, mut refused) = (Duration::ZERO, 0);
+        let (mut worst, mut refused) = (Duration::ZERO, Vec::new());
         for (key, writer) in self.keys.iter().zip(self.writers) {
             let seen = writer.await.expect("no panic");
             let range = Command::new("LRANGE").arg(key).arg(0).arg(-1);
@@ -121,7 +124,7 @@ impl Load {
             let gaps = seen.successes.windows(2).filter(|pair| pair[1] > since);
             let silence = gaps.map(|pair| pair[1] - pair[0]).max().unwrap_or_default();
             worst = worst.max(silence);
-            refused += seen.refused.len();
+            refused.extend(seen.errors);
         }
         (worst, refused)
     }
@@ -219,7 +222,7 @@ async fn a_cluster_replaces_a_killed_master_and_the_others_go_on() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn slots_move_under_load_and_nothing_is_refused() {
-    let stack = own(RedisOptions::cluster()).await;
+    let stack = own(calm_cluster()).await;
     let redis = stack.redis();
     let load = Load::on(connected(config_cluster(&stack)).await).await;
     for key in &load.keys {
@@ -235,6 +238,6 @@ async fn slots_move_under_load_and_nothing_is_refused() {
     }
     let status = load.link.status();
     let (_, refused) = load.judge_all(Instant::now()).await;
-    assert_eq!(refused, 0, "what was refused where it was is done where it is now");
+    assert_eq!(refused, [""; 0], "what was refused where it was is done where it is now");
     assert_eq!((status.errors.unavailable, status.errors.unknown, status.errors.timeout), (0, 0, 0));
 }

@@ -1,6 +1,6 @@
 //! Faults in several places at once in a cluster. Not single masters, which have `hard_cases`.
 
-use crate::support::{PATIENCE, config_cluster, connected, deps, endpoint, own, soon, within};
+use crate::support::{PATIENCE, calm_cluster, config_cluster, connected, deps, endpoint, own, soon, within};
 use async_trait::async_trait;
 use local_stack::{Redis, RedisOptions, Server, wait_for};
 use redis_link::{
@@ -105,7 +105,7 @@ impl EpochAuthority for Slow {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn slots_that_always_move_and_a_slow_authority_do_not_keep_a_link_from_connecting() {
-    let stack = own(RedisOptions::cluster()).await;
+    let stack = own(calm_cluster()).await;
     let (stop, moved) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
     let mover = tokio::spawn({
         let (redis, stop, moved) = (stack.redis().clone(), Arc::clone(&stop), Arc::clone(&moved));
@@ -130,7 +130,7 @@ async fn slots_that_always_move_and_a_slow_authority_do_not_keep_a_link_from_con
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_master_is_served_while_the_slot_of_its_epoch_key_is_half_moved() {
-    let stack = own(RedisOptions::cluster()).await;
+    let stack = own(calm_cluster()).await;
     let redis = stack.redis();
     let link = connected(config_cluster(&stack)).await;
     let (from, to) = (&redis.masters()[0], &redis.masters()[1]);
@@ -233,7 +233,7 @@ impl CredentialProvider for Counting {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_old_generation_that_is_held_does_not_keep_the_link_busy() {
-    let stack = own(RedisOptions::cluster()).await;
+    let stack = own(calm_cluster()).await;
     let redis = stack.redis();
     let vault = Arc::new(Counting::default());
     let mut deps = deps();
@@ -266,7 +266,7 @@ async fn an_old_generation_that_is_held_does_not_keep_the_link_busy() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_probe_notices_flushall_after_the_slot_of_the_epoch_key_moved() {
-    let stack = own(RedisOptions::cluster()).await;
+    let stack = own(calm_cluster()).await;
     let redis = stack.redis();
     let link = connected(config_cluster(&stack)).await;
     let first = link.ready(soon()).await.expect("connected").id();

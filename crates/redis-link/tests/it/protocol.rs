@@ -1,7 +1,9 @@
 //! The epoch protocol: whatever becomes of the data, a write from a connection of an old generation does not reach what
 //! came after. Ten thousand writes around each event, and afterwards a look at what the servers hold.
 
-use crate::support::{PATIENCE, config, config_cluster, config_sentinel, connected, own, soon, within};
+use crate::support::{
+    PATIENCE, calm_cluster, config, config_cluster, config_sentinel, connected, own, soon, within,
+};
 use bytes::Bytes;
 use local_stack::{RedisOptions, Server, Stack, wait_for};
 use redis_link::{Config, Error, Generation, Key, RedisLink, Script};
@@ -271,7 +273,7 @@ async fn a_sentinel_failover_with_a_lost_tail() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_cluster_failover() {
-    let stack = own(RedisOptions::cluster()).await;
+    let stack = own(calm_cluster()).await;
     let redis = stack.redis();
     let old = Old::new(config_cluster(&stack)).await;
     let owner = redis.slot_owner(old.key.slot()).await.expect("it is served");

@@ -18,7 +18,13 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 static STANDALONE: SharedStack = SharedStack::new(|| Stack::builder().redis(RedisOptions::default()));
 static SENTINEL: SharedStack = SharedStack::new(|| Stack::builder().redis(RedisOptions::with_sentinels(1)));
 static SECURE: SharedStack = SharedStack::new(|| Stack::builder().redis(secure()));
-static CLUSTER: SharedStack = SharedStack::new(|| Stack::builder().redis(RedisOptions::cluster()));
+/// A cluster in which nobody is taken for dead: on a busy machine a node may well be silent for a second, and then the
+/// cluster refuses everybody, or fails over.
+pub(crate) fn calm_cluster() -> RedisOptions {
+    RedisOptions { cluster_node_timeout: Duration::from_secs(60), ..RedisOptions::cluster() }
+}
+
+static CLUSTER: SharedStack = SharedStack::new(|| Stack::builder().redis(calm_cluster()));
 
 pub(crate) async fn shared() -> Stack {
     STANDALONE.get().await.expect("Redis starts")

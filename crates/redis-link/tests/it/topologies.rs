@@ -1,8 +1,8 @@
 //! Wrong words about how the servers are laid out, and layouts that are out of order.
 
 use crate::support::{
-    PATIENCE, config, config_cluster, config_for, config_sentinel, connected, deps, endpoint, own, shared,
-    soon, within,
+    PATIENCE, calm_cluster, config, config_cluster, config_for, config_sentinel, connected, deps, endpoint,
+    own, shared, soon, within,
 };
 use local_stack::{Redis, RedisOptions, wait_for};
 use redis_link::{Command, Config, Endpoint, Error, Key, Script, SentinelTopology, Topology};
@@ -127,7 +127,7 @@ async fn slots_that_nobody_serves() {
 
 #[tokio::test]
 async fn keys_of_a_script_share_a_slot_and_those_of_a_read_need_not() {
-    let stack = own(RedisOptions::cluster()).await;
+    let stack = own(calm_cluster()).await;
     let link = connected(config_cluster(&stack)).await;
     let generation = link.ready(soon()).await.expect("connected");
     let keys: Vec<Key> =
@@ -154,7 +154,7 @@ async fn keys_of_a_script_share_a_slot_and_those_of_a_read_need_not() {
 
 #[tokio::test]
 async fn flushing_one_master_of_a_cluster_ends_its_epoch_and_no_other() {
-    let stack = own(RedisOptions::cluster()).await;
+    let stack = own(calm_cluster()).await;
     let link = connected(config_cluster(&stack)).await;
     let generation = link.ready(soon()).await.expect("connected");
     let key = link.keys().lock("a", "n").expect("a good key");

@@ -44,6 +44,8 @@ enum Step {
     Downstream,
     /// Licences, sources and banned crates.
     Deny,
+    /// Interleavings of the pool's core and shell.
+    Model,
     /// The whole suite on real servers.
     Test,
     /// The tests of the benchmark, which is no default member.

@@ -8,6 +8,7 @@ mod ci;
 mod demo;
 mod engine;
 mod images;
+mod model;
 mod servers;
 mod soak;
 mod suite;
@@ -71,6 +72,8 @@ enum Job {
     },
     /// Repeats a part for a long time and writes a verdict.
     Soak(soak::Args),
+    /// Tries interleavings of the pool's core and shell, and that planted faults are found.
+    Model(model::Args),
     /// Measures ours beside peers and raw drivers.
     Bench(bench::Args),
 }
@@ -95,6 +98,7 @@ fn main() -> ExitCode {
         Job::Demo { args } => demo::exec("run", &args),
         Job::Up { args } => demo::exec("up", &args),
         Job::Soak(args) => soak::run(&args),
+        Job::Model(args) => model::run(&args),
         Job::Bench(args) => bench::run(&args),
     };
     match outcome {

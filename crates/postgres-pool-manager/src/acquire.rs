@@ -2,6 +2,7 @@
 
 use crate::{
     Error, PostgresPoolManager, Session,
+    explain::RouteReason,
     lease::Lease,
     router::{Route, Router},
 };
@@ -24,7 +25,7 @@ pub struct Acquire<'a> {
     route: Route,
     deadline: Option<Deadline>,
     taken_at: &'static Location<'static>,
-    slow: Option<BoxFuture<'a, Result<Lease, Error>>>,
+    slow: Option<BoxFuture<'a, Result<(Lease, RouteReason), Error>>>,
 }
 
 impl<'a> Acquire<'a> {
@@ -55,10 +56,10 @@ impl Future for Acquire<'_> {
     #[inline]
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = &mut *self;
-        let lease = match &mut this.slow {
+        let (lease, reason) = match &mut this.slow {
             Some(slow) => std::task::ready!(slow.as_mut().poll(cx))?,
             None => match this.router.try_lease(&this.route) {
-                Ok(lease) => lease,
+                Ok(leased) => leased,
                 Err(turn) => {
                     let deadline = this.deadline.unwrap_or_else(|| this.router.acquire_deadline());
                     let slow = this.slow.insert(Box::pin(this.router.lease(this.route, turn, deadline)));
@@ -66,7 +67,12 @@ impl Future for Acquire<'_> {
                 }
             },
         };
-        Poll::Ready(Ok(Session::new(lease, this.deadline.unwrap_or(Deadline::never()), this.taken_at)))
+        Poll::Ready(Ok(Session::new(
+            lease,
+            reason,
+            this.deadline.unwrap_or(Deadline::never()),
+            this.taken_at,
+        )))
     }
 }
 

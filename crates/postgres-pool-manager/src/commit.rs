@@ -5,8 +5,12 @@ use crate::{
     Error, ReadToken, Session,
     conn::{Verdict, lsn, text, verdict},
     error::sqlstate,
-    sql::{Effect, effect},
+    pgbouncer,
+    session::reclaimed,
+    slot::Back,
+    sql::{Effect, effect, statements},
     tx::{CommitOutcome, Hook},
+    watch::Watch,
 };
 use futures_core::future::BoxFuture;
 use futures_util::{FutureExt, TryStreamExt};
@@ -19,7 +23,7 @@ use std::{
     task::{Context, Poll},
     time::Duration,
 };
-use tokio::runtime::Handle;
+use tokio::{runtime::Handle, time::Instant};
 
 /// Fails in a transaction that has failed: Postgres would answer its COMMIT with success and roll back.
 const GUARD: &str = "SELECT 'ready' AS guard, current_setting('synchronous_commit') AS synchronous";
@@ -112,13 +116,33 @@ struct Answer {
 }
 
 async fn send(session: &mut Session, before: &[SqlStr], deadline: Deadline) -> Result<ReadToken, Error> {
+    if deadline.is_expired() {
+        // Nothing is sent, so nothing is unknown.
+        return Err(Error::Timeout { operation: "COMMIT", after: Duration::ZERO });
+    }
     let failure = session.failure.take();
+    // From here on it is not taken back: a COMMIT under way is left to its end.
+    if session.is_back() == Back::Reclaimed {
+        session.lease().set_reclaimed();
+        return Err(reclaimed(&session.lease().conn().slot));
+    }
     let (conn, pool) = session.lease().parts();
+    if conn.slot.is_evicted() {
+        conn.mark.broken = true;
+        return Err(Error::PrimaryChanged { host: pool.label.clone(), sent: false });
+    }
     let mut message = String::with_capacity(512);
     for sql in before {
+        let found = statements(sql.as_str());
+        if found != 1 {
+            return Err(Error::NotOneStatement { operation: "before_commit", found });
+        }
+        if pool.config.pgbouncer {
+            pgbouncer::judge(sql.as_str(), true, true)?;
+        }
         match effect(sql.as_str(), true) {
             Effect::None => {}
-            Effect::State => conn.mark.stateful = true,
+            Effect::State => conn.mark.stateful |= !pool.config.pgbouncer,
             // Nothing has been sent; the transaction is rolled back when the session is dropped.
             Effect::Transaction(statement) => return Err(Error::TransactionControl { statement }),
         }
@@ -128,7 +152,7 @@ async fn send(session: &mut Session, before: &[SqlStr], deadline: Deadline) -> R
     message.push_str(GUARD);
     message.push_str("; COMMIT; ");
     message.push_str(POSITION);
-    conn.mark.busy = true;
+    (conn.mark.busy, conn.mark.cancellable) = (true, false);
     let mut answer = Answer::default();
     let reading = async {
         let mut rows = conn.pg.fetch_many(AssertSqlSafe(message));
@@ -137,7 +161,9 @@ async fn send(session: &mut Session, before: &[SqlStr], deadline: Deadline) -> R
         }
         Ok::<_, sqlx::Error>(())
     };
-    let ended = deadline.run(reading).await;
+    let (now, at) = (Instant::now(), deadline.instant());
+    let limits = Watch::new(&conn.slot, pool, now, at.unwrap_or(now + pool.config.statement_timeout));
+    let ended = limits.over(reading).await;
     let system_id = conn.server.system_id;
     match ended {
         Ok(Ok(())) => {
@@ -163,7 +189,7 @@ async fn send(session: &mut Session, before: &[SqlStr], deadline: Deadline) -> R
             // It may still run; the connection is not waited for.
             conn.mark.broken = true;
             if !answer.committed {
-                let text = "no answer to COMMIT within its deadline";
+                let text = "no answer to COMMIT within its deadline, or from what is the primary no more";
                 let source = std::io::Error::new(std::io::ErrorKind::TimedOut, text).into();
                 return Err(Error::OutcomeUnknown { source: Some(source) });
             }

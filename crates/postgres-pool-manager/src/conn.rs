@@ -1,21 +1,18 @@
-//! A pooled connection, how far it is from clean, and who holds it. It decides nothing about other connections.
+//! A pooled connection, how far it is from clean, and who is at its other end. It decides nothing about other connections.
 
 use crate::{
+    door::Cluster,
     error::{ConnectFailure, Error},
+    failure::after_login,
+    pgbouncer::Known,
+    slot::{Backend, Slot},
+    sql::Latest,
     stats::Role,
     token::parse_lsn,
 };
-use parking_lot::Mutex;
 use resilience::clock::CoarseInstant;
 use sqlx::{Connection, Executor, PgConnection, Row, error::ErrorKind, postgres::PgRow};
-use std::{
-    panic::Location,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
-    },
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 /// A connection with what the pool knows of it.
 #[derive(Debug)]
@@ -23,7 +20,10 @@ pub(crate) struct Conn {
     pub(crate) pg: PgConnection,
     pub(crate) mark: Mark,
     pub(crate) server: ServerId,
+    /// When somebody last gave it back.
     pub(crate) idle_since: CoarseInstant,
+    /// When the server last answered on it, in use or to a check.
+    pub(crate) seen: CoarseInstant,
     /// When it is replaced.
     pub(crate) expires: CoarseInstant,
     /// Share of the keepalive interval that is this connection's, 0.8 to 1.2.
@@ -32,7 +32,11 @@ pub(crate) struct Conn {
     pub(crate) alarm: u32,
     /// Statements run, for sampling.
     pub(crate) statements: u32,
+    pub(crate) latest: Latest,
+    /// Loans, for sampling.
+    pub(crate) loans: u32,
     pub(crate) slot: Arc<Slot>,
+    pub(crate) known: Known,
 }
 
 /// Connections move by pointer: in and out of the pool under its lock, and between tasks.
@@ -47,17 +51,21 @@ pub(crate) struct Mark {
     pub(crate) in_tx: bool,
     /// That transaction was opened read-only.
     pub(crate) read_only: bool,
+    /// Inside a transaction that one statement has of its own; only behind PgBouncer.
+    pub(crate) alone: bool,
     /// Session state may differ from a fresh connection's.
     pub(crate) stateful: bool,
     /// A statement failed: check before the next loan.
     pub(crate) suspect: bool,
+    /// What is under way may be cancelled: it is a statement whose text is known to end no transaction.
+    pub(crate) cancellable: bool,
     /// Not to be used again.
     pub(crate) broken: bool,
 }
 
 impl Mark {
     pub(crate) const fn is_clean(self) -> bool {
-        !(self.busy || self.in_tx || self.stateful || self.broken)
+        !(self.busy || self.in_tx || self.alone || self.stateful || self.broken)
     }
 }
 
@@ -67,49 +75,6 @@ pub(crate) struct ServerId {
     pub(crate) system_id: u64,
     /// Microseconds since 1970 at which the server started: a restart may set a standby's replay back.
     pub(crate) started: u64,
-}
-
-/// What the pool sees of a connection that is on loan. The pool keeps one for each open connection.
-#[derive(Debug)]
-pub(crate) struct Slot {
-    /// Coarse milliseconds since when it is on loan; 0: it is not.
-    since: AtomicU64,
-    reported: AtomicBool,
-    taken_at: Mutex<&'static Location<'static>>,
-}
-
-impl Slot {
-    #[track_caller]
-    pub(crate) fn new() -> Arc<Self> {
-        let taken_at = Mutex::new(Location::caller());
-        Arc::new(Self { since: AtomicU64::new(0), reported: AtomicBool::new(false), taken_at })
-    }
-
-    pub(crate) fn lend(&self, now: CoarseInstant, to: &'static Location<'static>) {
-        *self.taken_at.lock() = to;
-        self.since.store(now.as_millis().max(1), Relaxed);
-    }
-
-    pub(crate) fn give_back(&self, now: CoarseInstant) {
-        let since = self.since.swap(0, Relaxed);
-        if self.reported.load(Relaxed) {
-            self.reported.store(false, Relaxed);
-            let (held, taken_at) = (now.as_millis().saturating_sub(since), *self.taken_at.lock());
-            tracing::warn!(held_ms = held, %taken_at, "a session reported as leaked came back");
-        }
-    }
-
-    /// How long it is on loan, and where it was taken; `None`: it is not.
-    pub(crate) fn held(&self, now: CoarseInstant) -> Option<(Duration, &'static Location<'static>)> {
-        let since = self.since.load(Relaxed);
-        (since != 0)
-            .then(|| (Duration::from_millis(now.as_millis().saturating_sub(since)), *self.taken_at.lock()))
-    }
-
-    /// Marks it as reported; `false`: it was already.
-    pub(crate) fn report(&self) -> bool {
-        !self.reported.swap(true, Relaxed)
-    }
 }
 
 /// Everything of a session that one round trip can put back, and a count of statements that it cannot.
@@ -124,7 +89,9 @@ pub(crate) const DRAIN_LIMIT: Duration = Duration::from_millis(50);
 
 const IDENTIFY: &str = "SELECT pg_is_in_recovery()::text AS standby, \
     (SELECT system_identifier::text FROM pg_control_system()) AS system_id, \
-    (extract(epoch FROM pg_postmaster_start_time()) * 1000000)::bigint::text AS started";
+    (extract(epoch FROM pg_postmaster_start_time()) * 1000000)::bigint::text AS started, \
+    pg_backend_pid()::text AS pid, (SELECT (extract(epoch FROM backend_start) * 1000000)::bigint::text \
+    FROM pg_stat_activity WHERE pid = pg_backend_pid()) AS backend_started";
 
 impl Conn {
     /// One round trip: alive, and of the role expected?
@@ -140,18 +107,23 @@ impl Conn {
         Err(sqlx::Error::Protocol(format!("the server is no {role:?} any more")))
     }
 
-    /// Makes it as good as new: reads an abandoned answer to its end, rolls back, resets. `false`: it cannot be.
-    pub(crate) async fn clean(&mut self, limit: Duration) -> bool {
+    /// Reads an abandoned answer to its end. `false`: it does not end within `limit`, or the connection is no more.
+    pub(crate) async fn read_rest(&mut self, limit: Duration) -> bool {
         if self.mark.broken {
             return false;
         }
-        if self.mark.busy && !matches!(tokio::time::timeout(DRAIN_LIMIT, self.drain()).await, Ok(true)) {
-            return false;
+        if self.mark.busy {
+            self.mark.busy = !matches!(tokio::time::timeout(limit, self.drain()).await, Ok(true));
         }
+        !self.mark.busy
+    }
+
+    /// Makes it as good as new once its answer is read: rolls back, resets. `false`: it cannot be.
+    pub(crate) async fn clean(&mut self, limit: Duration) -> bool {
         let rest = async {
             if self.mark.stateful {
                 self.reset().await
-            } else if self.mark.in_tx {
+            } else if self.mark.in_tx || self.mark.alone {
                 self.pg.execute("ROLLBACK").await.is_ok()
             } else {
                 true
@@ -179,6 +151,10 @@ impl Conn {
         let Ok(rows) = self.pg.fetch_all(RESET).await else {
             return false;
         };
+        // A transaction of the driver's own that was forgotten, not dropped: the next BEGIN would be a SAVEPOINT.
+        if self.pg.is_in_transaction() {
+            return false;
+        }
         // Prepared by SQL text: a stranger to the next user. Fewer than the driver believes in: it would fail.
         let Some(row) = rows.last() else { return false };
         let count =
@@ -188,15 +164,32 @@ impl Conn {
     }
 }
 
-/// Learns who the server is, and refuses the wrong role.
-pub(crate) async fn identify(pg: &mut PgConnection, role: Role, host: &str) -> Result<ServerId, Error> {
+/// Learns who the server is and which of its processes serves us, and refuses the wrong role and another cluster.
+pub(crate) async fn identify(
+    pg: &mut PgConnection,
+    role: Role,
+    host: &str,
+    cluster: &Cluster,
+) -> Result<(ServerId, Backend), Error> {
     let failed = |failure, source| Error::Connect { host: host.to_owned(), failure, source };
-    let row = pg.fetch_one(IDENTIFY).await.map_err(|e| failed(connect_failure(&e), Some(e)))?;
+    let row = pg.fetch_one(IDENTIFY).await.map_err(|e| failed(after_login(&e), Some(e)))?;
     let number = |column: &str| text(&row, column).and_then(|n| n.parse().ok()).unwrap_or(0);
-    match (role, text(&row, "standby").as_deref() == Some("true")) {
-        (Role::Primary, true) => Err(failed(ConnectFailure::NotWritable, None)),
-        (Role::Replica, false) => Err(failed(ConnectFailure::NotReplica, None)),
-        _ => Ok(ServerId { system_id: number("system_id"), started: number("started") }),
+    let server = ServerId { system_id: number("system_id"), started: number("started") };
+    // Numbers of processes are small, and the moment is in this century.
+    let backend = Backend { pid: number("pid") as i32, started: number("backend_started") as i64 };
+    let known = match (role, text(&row, "standby").as_deref() == Some("true")) {
+        (Role::Primary, true) => return Err(failed(ConnectFailure::NotWritable, None)),
+        (Role::Replica, false) => return Err(failed(ConnectFailure::NotReplica, None)),
+        (Role::Primary, false) => cluster.learn(server.system_id).err(),
+        (Role::Replica, true) => cluster.differs(server.system_id),
+    };
+    match known {
+        None => Ok((server, backend)),
+        Some(known) => {
+            let text = format!("system identifier {}, expected {known}", server.system_id);
+            let source = std::io::Error::new(std::io::ErrorKind::InvalidData, text);
+            Err(failed(ConnectFailure::OtherCluster, Some(source.into())))
+        }
     }
 }
 
@@ -243,23 +236,4 @@ fn is_fatal(e: &dyn sqlx::error::DatabaseError) -> bool {
     use sqlx::postgres::{PgDatabaseError, PgSeverity};
     let severity = e.try_downcast_ref::<PgDatabaseError>().map(PgDatabaseError::severity);
     matches!(severity, Some(PgSeverity::Fatal | PgSeverity::Panic)) && e.kind() == ErrorKind::Other
-}
-
-/// Why connecting failed.
-pub(crate) fn connect_failure(e: &sqlx::Error) -> ConnectFailure {
-    match e {
-        sqlx::Error::Io(_) => ConnectFailure::Unreachable,
-        sqlx::Error::Tls(_) => ConnectFailure::Tls,
-        sqlx::Error::Database(db) => match db.code().as_deref().unwrap_or_default() {
-            "28P01" | "28000" => ConnectFailure::Credentials,
-            "3D000" => ConnectFailure::NoDatabase,
-            "42501" => ConnectFailure::Rights,
-            "53300" => ConnectFailure::TooManyConnections,
-            "57P01" | "57P02" | "57P03" => ConnectFailure::StartingUp,
-            "42704" => ConnectFailure::TooOld,
-            code if code.starts_with("08") => ConnectFailure::Unreachable,
-            _ => ConnectFailure::Other,
-        },
-        _ => ConnectFailure::Other,
-    }
 }

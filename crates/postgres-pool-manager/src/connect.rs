@@ -2,19 +2,37 @@
 
 use crate::{
     config::Config,
-    conn::{Conn, Mark, Pooled, Slot, connect_failure, identify},
-    error::{ConnectFailure, Error},
+    conn::{Conn, Mark, Pooled, identify},
+    door::{Cluster, Door},
+    error::{ConnectFailure, Error, Problem},
+    events::{Events, PoolEvent},
     lease::Connecting,
+    pgbouncer::Known,
     pool::Pool,
+    slot::Slot,
+    sql::Latest,
     stats::Role,
 };
 use resilience::{Backoff, BackoffConfig};
 use secrecy::{ExposeSecret, SecretString};
-use sqlx::{ConnectOptions, postgres::PgConnectOptions};
+use sqlx::{ConnectOptions, PgConnection, postgres::PgConnectOptions};
 use std::{sync::Arc, time::Duration};
+use tokio::runtime::Handle;
 
-/// The address with what is set at every start-up, so that no session lacks it.
+/// The address of a pool, with what is set at every start-up, so that no session lacks it.
+///
+/// Behind PgBouncer nothing is set: it refuses what it does not know, and what it knows it would share.
 pub(crate) fn options(url: &SecretString, config: &Config) -> Result<PgConnectOptions, sqlx::Error> {
+    if !config.pgbouncer {
+        return direct_options(url, config);
+    }
+    let options: PgConnectOptions = url.expose_secret().parse()?;
+    let options = options.extra_float_digits(None).statement_cache_capacity(0);
+    Ok(options.application_name(&config.application_name).disable_statement_logging())
+}
+
+/// The same for an address with no PgBouncer before it.
+pub(crate) fn direct_options(url: &SecretString, config: &Config) -> Result<PgConnectOptions, sqlx::Error> {
     let millis = |d: Duration| d.as_millis().to_string();
     let mut settings = vec![
         ("statement_timeout", millis(config.statement_timeout)),
@@ -36,24 +54,40 @@ pub(crate) fn options(url: &SecretString, config: &Config) -> Result<PgConnectOp
     Ok(options.disable_statement_logging())
 }
 
+/// Logs in once, with the credentials of now.
+pub(crate) async fn attempt(
+    door: &Door,
+    host: &str,
+    options: &PgConnectOptions,
+) -> Result<PgConnection, Error> {
+    // Boxed: the driver's log-in is a future of many kilobytes.
+    Box::pin(door.enter(host, options, async |options| options.connect().await)).await
+}
+
 /// One attempt, all of it within `connect_timeout`.
 pub(crate) async fn open(pool: &Pool) -> Result<Pooled, Error> {
-    let failed = |failure, source| Error::Connect { host: pool.label.clone(), failure, source };
+    // As of before the server says what it is: its role may change meanwhile.
+    let alarm = pool.alarm();
     let attempt = async {
-        let connected = pool.options.connect().await;
-        let mut pg = connected.map_err(|e| failed(connect_failure(&e), Some(e)))?;
-        let server = identify(&mut pg, pool.role, &pool.label).await?;
-        Ok::<_, Error>((pg, server))
+        let mut pg = attempt(&pool.door, &pool.label, &pool.options).await?;
+        let (server, backend) = identify(&mut pg, pool.role(), &pool.label, &pool.door.cluster).await?;
+        Ok::<_, Error>((pg, server, backend))
     };
-    let limit = pool.config.connect_timeout;
-    let (pg, server) = match tokio::time::timeout(limit, attempt).await {
+    let (limit, started) = (pool.config.connect_timeout, tokio::time::Instant::now());
+    let (pg, mut server, backend) = match tokio::time::timeout(limit, attempt).await {
         Ok(result) => result?,
         Err(_) => {
-            let source =
-                std::io::Error::new(std::io::ErrorKind::TimedOut, format!("no answer within {limit:?}"));
-            return Err(failed(ConnectFailure::Unreachable, Some(source.into())));
+            let text = format!("no answer within {limit:?}");
+            let source = std::io::Error::new(std::io::ErrorKind::TimedOut, text);
+            let (host, failure) = (pool.label.clone(), ConnectFailure::Unreachable);
+            return Err(Error::Connect { host, failure, source: Some(source.into()) });
         }
     };
+    pool.recorder.created(started.elapsed());
+    if pool.config.pgbouncer && pool.role() == Role::Replica {
+        // PgBouncer outlives the server behind it: which run of it answers is not known, and no token is satisfied.
+        server.started = 0;
+    }
     let now = pool.clock.now();
     let lifetime = pool.config.max_lifetime.mul_f64(1.0 - 0.25 * rand::random::<f64>());
     Ok(Box::new(Conn {
@@ -61,12 +95,48 @@ pub(crate) async fn open(pool: &Pool) -> Result<Pooled, Error> {
         mark: Mark::default(),
         server,
         idle_since: now,
+        seen: now,
         expires: now + lifetime,
         keepalive_jitter: 0.8 + 0.4 * rand::random::<f64>(),
-        alarm: 0,
+        alarm,
         statements: 0,
-        slot: Slot::new(),
+        latest: Latest::default(),
+        loans: 0,
+        slot: Slot::new(backend),
+        known: Known::default(),
     }))
+}
+
+/// A pool for one server; opens nothing.
+pub(crate) fn new_pool(
+    name: &str,
+    url: &SecretString,
+    role: Role,
+    config: &Arc<Config>,
+    events: &Events,
+    handle: &Handle,
+    cluster: &Arc<Cluster>,
+) -> Result<Arc<Pool>, Error> {
+    let options = options(url, config).map_err(|e| {
+        Error::Invalid(vec![Problem { setting: format!("{name}.url"), message: e.to_string() }])
+    })?;
+    let door = Door::new(url, config.credentials.clone(), cluster);
+    Ok(Pool::new(name, role, options, door, Arc::clone(config), events.clone(), handle.clone()))
+}
+
+/// Opens the pool's first connection here, so that a wrong setting is an error of `connect`.
+pub(crate) async fn first_attempt(pool: &Arc<Pool>) -> Result<(), Error> {
+    let Some(place) = pool.reserve() else { return Ok(()) };
+    match open(pool).await {
+        Ok(conn) => {
+            place.succeeded(conn);
+            Ok(())
+        }
+        Err(e) => {
+            pool.failed(describe(&e));
+            Err(e)
+        }
+    }
 }
 
 /// Tries until it has a connection or nobody wants one any more.
@@ -87,15 +157,23 @@ pub(crate) async fn connecting(mut place: Connecting) {
                 Err(e) => e,
             },
         };
-        let full = matches!(&error, Error::Connect { failure: ConnectFailure::TooManyConnections, .. });
-        pool.failed(describe(&error));
-        if full {
+        let failure = match &error {
+            Error::Connect { failure, .. } => *failure,
+            _ => ConnectFailure::Other,
+        };
+        let full = failure == ConnectFailure::TooManyConnections;
+        let why = describe(&error);
+        if pool.door.is_news(failure) {
+            pool.events.emit(PoolEvent::ConnectRefused { host: pool.name.clone(), why: why.clone() });
+        }
+        pool.failed(why);
+        if !failure.is_refusal() {
+            pool.suspect_all();
+        } else if full || pool.counts().in_use > 0 {
             // It lives; it only takes no more.
             pool.answered();
-        } else {
-            pool.suspect_all();
         }
-        if pool.role == Role::Replica {
+        if pool.role() == Role::Replica {
             // Whoever waits here is better served elsewhere at once.
             pool.dismiss();
         }
@@ -112,9 +190,17 @@ pub(crate) fn describe(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(e) = source {
-        text.push_str(": ");
-        text.push_str(&e.to_string());
+        let more = e.to_string();
+        // The driver's own texts end with their source's.
+        if !text.ends_with(&more) {
+            text.push_str(": ");
+            text.push_str(&more);
+        }
         source = e.source();
     }
     text
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests;

@@ -15,10 +15,17 @@ pub(crate) struct Limits {
     /// Connection attempts at a time while nothing turns over.
     pub(crate) connecting: u32,
     pub(crate) queue: usize,
+    /// Never more connections than this, whatever the others say: the share in the fleet's budget.
+    pub(crate) cap: u32,
 }
 
 impl Limits {
     pub(crate) fn max(&self) -> u32 {
+        self.wanted().min(self.cap)
+    }
+
+    /// As set, without regard to the cap.
+    pub(crate) fn wanted(&self) -> u32 {
         self.size.saturating_add(self.overflow)
     }
 }
@@ -73,13 +80,29 @@ pub(crate) struct Core<C, W> {
     waiters: VecDeque<(u64, W)>,
     next_ticket: u64,
     acquired: u64,
+    /// A connection has come back since the latest new one.
+    turned: bool,
+    /// The latest new one found callers waiting, and nothing had come back while it was opened.
+    stuck: bool,
 }
 
 impl<C, W> Core<C, W> {
     pub(crate) fn new(limits: Limits) -> Self {
         let (idle, waiters) = (Vec::with_capacity(limits.max() as usize), VecDeque::new());
         let (phase, next_ticket) = (Phase::Open, 0);
-        Self { limits, phase, idle, in_use: 0, connecting: 0, waiters, next_ticket, acquired: 0 }
+        let (turned, stuck) = (true, false);
+        Self {
+            limits,
+            phase,
+            idle,
+            in_use: 0,
+            connecting: 0,
+            waiters,
+            next_ticket,
+            acquired: 0,
+            turned,
+            stuck,
+        }
     }
 
     /// The connection used last, if any is idle. Idle connections and waiters never coexist while open, hence
@@ -122,6 +145,12 @@ impl<C, W> Core<C, W> {
     /// A connection in use is clean and back.
     #[inline]
     pub(crate) fn put(&mut self, connection: C) -> Put<C, W> {
+        (self.turned, self.stuck) = (true, false);
+        self.accept(connection)
+    }
+
+    #[inline]
+    fn accept(&mut self, connection: C) -> Put<C, W> {
         if self.phase == Phase::Closed || self.total() > self.limits.max() {
             self.in_use -= 1;
             return Put::Close(connection);
@@ -137,6 +166,15 @@ impl<C, W> Core<C, W> {
         Put::Kept
     }
 
+    /// As [`put`](Self::put) for one that nobody used: kept, it is the last to be used.
+    pub(crate) fn put_unused(&mut self, connection: C) -> Put<C, W> {
+        let put = self.accept(connection);
+        if matches!(put, Put::Kept) {
+            self.idle.rotate_right(1);
+        }
+        put
+    }
+
     /// A connection in use is gone.
     pub(crate) fn forfeit(&mut self) {
         self.in_use -= 1;
@@ -145,10 +183,12 @@ impl<C, W> Core<C, W> {
     /// How many attempts to connect are to be started now; they count as connecting from here on.
     ///
     /// While connections are turning over one attempt at a time will do: a burst that the present ones can serve
-    /// is over before a second attempt would have helped.
+    /// is over before a second attempt would have helped. Once a whole attempt went by and none has come back, it is no
+    /// burst: then as many at a time as may be.
     pub(crate) fn wish(&mut self) -> u32 {
         let live = self.in_use + self.idle.len() as u32;
-        let parallel = if live == 0 || live < self.limits.min_idle { self.limits.connecting } else { 1 };
+        let at_once = live == 0 || live < self.limits.min_idle || self.stuck;
+        let parallel = if at_once { self.limits.connecting } else { 1 };
         let start = self.wanted(self.connecting).min(parallel.saturating_sub(self.connecting));
         self.connecting += start;
         start
@@ -171,7 +211,7 @@ impl<C, W> Core<C, W> {
         let room = self.limits.max().saturating_sub(live + coming);
         let for_idle = self.limits.min_idle.saturating_sub(idle + coming);
         let room_in_size = self.limits.size.saturating_sub(live + coming);
-        for_waiters.min(room).max(for_idle.min(room_in_size))
+        for_waiters.min(room).max(for_idle.min(room_in_size).min(room))
     }
 
     /// Asked by a connecting task before each attempt; `false`: it ends and counts no longer.
@@ -192,7 +232,9 @@ impl<C, W> Core<C, W> {
     pub(crate) fn connected(&mut self, connection: C) -> Put<C, W> {
         self.connecting -= 1;
         self.in_use += 1;
-        self.put(connection)
+        self.stuck = !self.turned && !self.waiters.is_empty();
+        self.turned = false;
+        self.accept(connection)
     }
 
     /// New limits; returns the idle connections that are too many now.

@@ -5,7 +5,9 @@ use crate::{
     Acquire, Primary, Replica, Session, Tx,
     conn::{Verdict, verdict},
     error::is_serialization_failure,
+    pgbouncer::{Around, Work},
     session::{Note, Run, Traced},
+    watch::{End, Watch},
 };
 use futures_core::{Stream, future::BoxFuture, stream::BoxStream};
 use futures_util::{FutureExt, StreamExt, stream};
@@ -20,7 +22,6 @@ use std::{
     sync::Arc,
     task::{Context, Poll},
 };
-use tokio::time::Sleep;
 
 type Item = Result<Either<PgQueryResult, PgRow>, sqlx::Error>;
 
@@ -33,11 +34,7 @@ impl<'c> Executor<'c> for &'c mut Session {
         E: 'q + Execute<'q, Postgres>,
     {
         let query = Traced::new(query);
-        Box::pin(async move {
-            let query = query?;
-            let Run { pg, note } = self.start(query.text(), query.is_simple())?;
-            note.watch(pg.execute(query)).await
-        })
+        Box::pin(async move { self.run(query?, |pg, query| pg.execute(query)).await })
     }
 
     fn fetch_many<'e, 'q: 'e, E>(self, query: E) -> BoxStream<'e, Item>
@@ -46,8 +43,13 @@ impl<'c> Executor<'c> for &'c mut Session {
         E: 'q + Execute<'q, Postgres>,
     {
         let started = Traced::new(query).and_then(|query| {
-            let Run { pg, note } = self.start(query.text(), query.is_simple())?;
-            Ok(Rows { rows: Some(pg.fetch_many(query)), note, sleep: None })
+            let query = self.commented(query);
+            let Run { pg, note, around } = self.start_query(&query)?;
+            let rows = match around {
+                Around::Nothing => pg.fetch_many(query),
+                around => generate(move |out| around.stream(pg, query, out)),
+            };
+            Ok(Rows { rows: Some(rows), note, limits: None })
         });
         match started {
             Ok(rows) => Box::pin(rows),
@@ -61,11 +63,7 @@ impl<'c> Executor<'c> for &'c mut Session {
         E: 'q + Execute<'q, Postgres>,
     {
         let query = Traced::new(query);
-        Box::pin(async move {
-            let query = query?;
-            let Run { pg, note } = self.start(query.text(), query.is_simple())?;
-            note.watch(pg.fetch_all(query)).await
-        })
+        Box::pin(async move { self.run(query?, |pg, query| pg.fetch_all(query)).await })
     }
 
     fn fetch_optional<'e, 'q: 'e, E>(self, query: E) -> BoxFuture<'e, Result<Option<PgRow>, sqlx::Error>>
@@ -74,11 +72,7 @@ impl<'c> Executor<'c> for &'c mut Session {
         E: 'q + Execute<'q, Postgres>,
     {
         let query = Traced::new(query);
-        Box::pin(async move {
-            let query = query?;
-            let Run { pg, note } = self.start(query.text(), query.is_simple())?;
-            note.watch(pg.fetch_optional(query)).await
-        })
+        Box::pin(async move { self.run(query?, |pg, query| pg.fetch_optional(query)).await })
     }
 
     fn prepare_with<'e>(
@@ -90,7 +84,7 @@ impl<'c> Executor<'c> for &'c mut Session {
         'c: 'e,
     {
         Box::pin(async move {
-            let Run { pg, note } = self.start("", false)?;
+            let Run { pg, note, .. } = self.prepare()?;
             note.watch(pg.prepare_with(sql, parameters)).await
         })
     }
@@ -100,7 +94,7 @@ impl<'c> Executor<'c> for &'c mut Session {
         'c: 'e,
     {
         Box::pin(async move {
-            let Run { pg, note } = self.start("", false)?;
+            let Run { pg, note, .. } = self.prepare()?;
             note.watch(pg.describe(sql)).await
         })
     }
@@ -110,7 +104,7 @@ impl<'c> Executor<'c> for &'c mut Session {
 struct Rows<'e> {
     rows: Option<BoxStream<'e, Item>>,
     note: Note<'e>,
-    sleep: Option<Pin<Box<Sleep>>>,
+    limits: Option<Watch<'e>>,
 }
 
 impl Stream for Rows<'_> {
@@ -120,6 +114,13 @@ impl Stream for Rows<'_> {
         let this = &mut *self;
         let Some(rows) = &mut this.rows else { return Poll::Ready(None) };
         match rows.poll_next_unpin(cx) {
+            // Rows may come without a pause. A slow reader of what the server has sent is held to its own limit alone.
+            Poll::Ready(Some(Ok(_)))
+                if this.note.own.is_some_and(|own| tokio::time::Instant::now() >= own) =>
+            {
+                this.rows = None;
+                Poll::Ready(Some(Err(this.note.given_up(End::TimedOut))))
+            }
             Poll::Ready(Some(Ok(row))) => Poll::Ready(Some(Ok(row))),
             Poll::Ready(Some(Err(e))) => {
                 this.rows = None;
@@ -132,11 +133,10 @@ impl Stream for Rows<'_> {
                 Poll::Ready(None)
             }
             Poll::Pending => {
-                let at = this.note.at;
-                let sleep = this.sleep.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(at)));
-                std::task::ready!(sleep.poll_unpin(cx));
+                let limits = this.limits.get_or_insert_with(|| this.note.limits(tokio::time::Instant::now()));
+                let end = std::task::ready!(limits.poll_end(cx));
                 this.rows = None;
-                Poll::Ready(Some(Err(this.note.timed_out())))
+                Poll::Ready(Some(Err(this.note.given_up(end))))
             }
         }
     }
@@ -229,19 +229,16 @@ struct PerStatement<'c, F> {
 }
 
 impl<'c, F: FnOnce() -> Acquire<'c> + Send + 'c> PerStatement<'c, F> {
-    async fn run<T, W>(self, query: Traced, work: W) -> Result<T, sqlx::Error>
-    where
-        W: for<'s> Fn(&'s mut Session, Traced) -> BoxFuture<'s, Result<T, sqlx::Error>>,
-    {
+    async fn run<T: Send>(self, query: Traced, work: impl Work<T>) -> Result<T, sqlx::Error> {
         let mut session = self.acquire.await?;
         let Some(again) = self.again.filter(|_| session.is_replica()) else {
-            return work(&mut session, query).await;
+            return session.run(query, &work).await;
         };
-        match work(&mut session, query.clone()).await {
+        match session.run(query.clone(), &work).await {
             // A standby takes no writes, hence nothing is done twice.
             Err(e) if replica_failed(&e) => {
                 drop(session);
-                work(&mut again().await?, query).await
+                again().await?.run(query, &work).await
             }
             result => result,
         }
@@ -253,7 +250,7 @@ impl<'c, F: FnOnce() -> Acquire<'c> + Send + 'c> PerStatement<'c, F> {
         E: 'q + Execute<'q, Postgres>,
     {
         let query = Traced::new(query);
-        Box::pin(async move { self.run(query?, |session, query| session.execute(query)).await })
+        Box::pin(async move { self.run(query?, |pg, query| pg.execute(query)).await })
     }
 
     fn fetch_all<'e, 'q: 'e, E>(self, query: E) -> BoxFuture<'e, Result<Vec<PgRow>, sqlx::Error>>
@@ -262,7 +259,7 @@ impl<'c, F: FnOnce() -> Acquire<'c> + Send + 'c> PerStatement<'c, F> {
         E: 'q + Execute<'q, Postgres>,
     {
         let query = Traced::new(query);
-        Box::pin(async move { self.run(query?, |session, query| session.fetch_all(query)).await })
+        Box::pin(async move { self.run(query?, |pg, query| pg.fetch_all(query)).await })
     }
 
     fn fetch_optional<'e, 'q: 'e, E>(self, query: E) -> BoxFuture<'e, Result<Option<PgRow>, sqlx::Error>>
@@ -271,7 +268,7 @@ impl<'c, F: FnOnce() -> Acquire<'c> + Send + 'c> PerStatement<'c, F> {
         E: 'q + Execute<'q, Postgres>,
     {
         let query = Traced::new(query);
-        Box::pin(async move { self.run(query?, |session, query| session.fetch_optional(query)).await })
+        Box::pin(async move { self.run(query?, |pg, query| pg.fetch_optional(query)).await })
     }
 
     /// Rows already handed out cannot be taken back: a stream is not repeated.
@@ -319,11 +316,17 @@ fn replica_failed(e: &sqlx::Error) -> bool {
 }
 
 /// Where a generating future puts its items, one at a time.
-struct Out<T>(Arc<Mutex<Option<T>>>);
+pub(crate) struct Out<T>(Arc<Mutex<Option<T>>>);
+
+impl<T> Clone for Out<T> {
+    fn clone(&self) -> Self {
+        Self(Arc::clone(&self.0))
+    }
+}
 
 impl<T> Out<T> {
     /// Suspends until the stream has handed the item out.
-    async fn give(&self, item: T) {
+    pub(crate) async fn give(&self, item: T) {
         *self.0.lock() = Some(item);
         std::future::poll_fn(|_| if self.0.lock().is_some() { Poll::Pending } else { Poll::Ready(()) }).await;
     }

@@ -24,7 +24,8 @@ impl Primary {
 /// be read from, or of the primary when there is none.
 ///
 /// A read whose replica is lost under it is repeated once on the primary, except for streams (`fetch`,
-/// `fetch_many`). It is meant for statements that read: with no replica to choose a write would succeed.
+/// `fetch_many`). It is meant for statements that read: with no replica to choose a write would succeed, and one whose
+/// replica is promoted and lost under it may be done twice.
 #[derive(Clone, Debug)]
 pub struct Replica {
     manager: PostgresPoolManager,

@@ -1,29 +1,12 @@
-//! What is out of the pool for a while, each with the drop that puts it right: a loan, a place in the queue, an
-//! attempt to connect, a connection being cleaned. No drop here does I/O or needs a running runtime.
+//! What is out of the pool for a while, each with the drop that puts it right: a loan, an attempt to
+//! connect, a connection being cleaned. No drop here does I/O or needs a running runtime.
 
 use crate::{
-    conn::{Conn, Pooled},
+    conn::{Conn, DRAIN_LIMIT, Pooled},
     pool::Pool,
+    shell::{Keeper, Shell},
 };
 use std::sync::Arc;
-
-/// A caller in the queue; leaves it when dropped.
-pub(crate) struct Waiting<'a> {
-    pool: &'a Pool,
-    ticket: u64,
-}
-
-impl<'a> Waiting<'a> {
-    pub(crate) const fn new(pool: &'a Pool, ticket: u64) -> Self {
-        Self { pool, ticket }
-    }
-}
-
-impl Drop for Waiting<'_> {
-    fn drop(&mut self) {
-        self.pool.withdraw(self.ticket);
-    }
-}
 
 /// A connection attempt; gives its place up when dropped.
 #[derive(Debug)]
@@ -39,7 +22,7 @@ impl Connecting {
 
     /// `false`: nobody needs it any more, and its place is given up.
     pub(crate) fn still_wanted(&mut self) -> bool {
-        let wanted = self.pool.still_wanted();
+        let wanted = self.pool.shell().still_wanted();
         self.done = !wanted;
         wanted
     }
@@ -53,7 +36,7 @@ impl Connecting {
 impl Drop for Connecting {
     fn drop(&mut self) {
         if !self.done {
-            self.pool.abandoned();
+            self.pool.shell().abandoned();
         }
     }
 }
@@ -63,13 +46,24 @@ impl Drop for Connecting {
 #[derive(Debug)]
 pub(crate) struct Lease {
     conn: Option<Pooled>,
+    used: Used,
     pub(crate) pool: Arc<Pool>,
+}
+
+/// What became of the loan.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Used {
+    /// Nobody got it: a check in the background keeps nothing from growing old.
+    No,
+    Yes,
+    /// It was taken back, and its permit with it.
+    Reclaimed,
 }
 
 impl Lease {
     #[inline]
     pub(crate) fn new(conn: Pooled, pool: &Arc<Pool>) -> Self {
-        Self { conn: Some(conn), pool: Arc::clone(pool) }
+        Self { conn: Some(conn), used: Used::No, pool: Arc::clone(pool) }
     }
 
     /// Whether it has to be checked before it is handed out.
@@ -81,6 +75,15 @@ impl Lease {
     #[inline]
     pub(crate) fn conn(&mut self) -> &mut Conn {
         self.conn.as_mut().expect("a lease has its connection until it is dropped")
+    }
+
+    #[inline]
+    pub(crate) fn set_used(&mut self) {
+        self.used = Used::Yes;
+    }
+
+    pub(crate) fn set_reclaimed(&mut self) {
+        self.used = Used::Reclaimed;
     }
 
     pub(crate) fn parts(&mut self) -> (&mut Conn, &Pool) {
@@ -95,10 +98,20 @@ impl Lease {
 impl Drop for Lease {
     fn drop(&mut self) {
         let Some(conn) = self.conn.take() else { return };
-        if conn.mark.broken || conn.expires <= self.pool.clock.now() {
+        let expired = conn.expires <= self.pool.clock.now();
+        if self.used == Used::Reclaimed {
+            drop(conn);
+        } else if conn.mark.broken || conn.slot.is_evicted() || (expired && !conn.mark.is_clean()) {
             self.pool.discard(conn);
+        } else if expired {
+            self.pool.close_politely(vec![conn]);
+            self.pool.free();
         } else if conn.mark.is_clean() {
-            self.pool.give_back(conn);
+            if self.used == Used::Yes {
+                self.pool.give_back(conn)
+            } else {
+                Shell::put_unused(&self.pool, conn)
+            }
         } else {
             let mut cleaning = Cleaning { conn: Some(conn), pool: Arc::clone(&self.pool) };
             self.pool.spawn(async move { cleaning.run().await });
@@ -114,11 +127,14 @@ struct Cleaning {
 
 impl Cleaning {
     async fn run(&mut self) {
-        let limit = self.pool.config.check_timeout;
-        let clean = match &mut self.conn {
-            Some(conn) => conn.clean(limit).await,
-            None => return,
-        };
+        let Some(conn) = &mut self.conn else { return };
+        if self.pool.config.pgbouncer && conn.mark.stateful {
+            // What was left at the server is out of reach: the next message may go to another one.
+            return;
+        }
+        // A short rest is read, a long one cancelled if that is wanted; else the connection is given up.
+        let read = conn.read_rest(DRAIN_LIMIT).await || self.pool.cancel(conn).await;
+        let clean = read && conn.clean(self.pool.config.check_timeout).await;
         if clean && let Some(conn) = self.conn.take() {
             self.pool.give_back(conn);
         }

@@ -1,20 +1,21 @@
 //! The face of the crate: routes, numbers, run-time changes, shutdown. What it hands out works by itself.
 
 use crate::{
-    Acquire, Config, Error, HostStatus, PoolState, PoolStats, Primary, ReadToken, Replica, ReplicaEndpoint,
-    Schema, Status,
+    Acquire, Config, ConnectFailure, Endpoint, Error, HostStatus, PoolState, PoolStats, Primary, ReadToken,
+    Replica, ReplicaEndpoint, Schema, Status,
+    budget::Budget,
     commit::{POSITION, position},
     conn::text,
-    connect,
+    connect::{first_attempt, new_pool},
     core::Phase,
-    error::Problem,
+    events::{EventStream, Events},
+    host::Host,
     metrics,
     pool::Pool,
     probe,
-    router::{Host, Route, Router},
+    router::{Route, Router, Servers},
     stats::{HostState, HostStats, Role},
 };
-use parking_lot::Mutex;
 use resilience::{Deadline, RetryBudget};
 use sqlx::Executor;
 use std::{
@@ -40,9 +41,9 @@ struct Inner {
     schema: Schema,
     handle: Handle,
     retries: RetryBudget,
-    sampling: AtomicBool,
-    /// Held while what applies to every server is changed, so that one that is being added does not miss it.
-    changing: Mutex<()>,
+    /// Whether the servers are looked at: with one there is nothing to choose.
+    watching: AtomicBool,
+    budget: Option<Arc<Budget>>,
 }
 
 impl Drop for Inner {
@@ -56,37 +57,36 @@ impl Drop for Inner {
 impl PostgresPoolManager {
     pub(crate) async fn connect(config: Config) -> Result<Self, Error> {
         config.validate().map_err(Error::Invalid)?;
-        let (config, handle) = (Arc::new(config), Handle::current());
+        let (config, events, handle) = (Arc::new(config), Events::new(), Handle::current());
         let schema = Schema::new(&config.schema)?;
-        let primary = new_pool(&config.primary.name, &config.primary.url, Role::Primary, &config, &handle)?;
+        let cluster = Arc::default();
+        let Endpoint { name, url } = &config.primary;
+        let primary = new_pool(name, url, Role::Primary, &config, &events, &handle, &cluster)?;
         let mut replicas = Vec::new();
         for replica in &config.replicas {
-            let pool = new_pool(&replica.name, &replica.url, Role::Replica, &config, &handle)?;
-            replicas.push(Host::new(pool, replica.weight));
+            let ReplicaEndpoint { name, url, weight } = replica;
+            let pool = new_pool(name, url, Role::Replica, &config, &events, &handle, &cluster)?;
+            replicas.push(Host::new(pool, *weight));
         }
-        let router = Arc::new(Router::new(config, primary, replicas));
+        let servers = Servers { primary: Host::new(primary, 1), replicas };
+        let router = Arc::new(Router::new(config, events, servers));
         // A tenth of the transactions, and some when there are few.
-        let (retries, sampling) = (RetryBudget::new(0.1, 10.0, 100), AtomicBool::new(false));
-        let changing = Mutex::new(());
+        let (retries, watching) = (RetryBudget::new(0.1, 10.0, 100), AtomicBool::new(false));
         // Before the first attempt: whatever ends this early, its drop closes every pool.
-        let manager = Self { inner: Arc::new(Inner { router, schema, handle, retries, sampling, changing }) };
-        let (router, config) = (manager.router(), manager.config());
-        let replicas = router.replicas.load_full();
-        let firsts = futures_util::future::join_all(replicas.iter().map(|host| first_attempt(&host.pool)));
-        let (first, firsts) = tokio::join!(first_attempt(&router.primary), firsts);
-        match first {
-            Err(Error::Connect { failure, .. }) if config.lazy_connect && failure.is_transient() => {}
-            result => result?,
+        let budget = Budget::new(&router);
+        let manager = Self { inner: Arc::new(Inner { router, schema, handle, retries, watching, budget }) };
+        manager.find_primary().await;
+        if let Some(budget) = &manager.inner.budget {
+            // Before the pools' first connections: they are opened on the lease.
+            let (keeper, looked) = budget.start(&manager.inner.router, manager.schema()).await;
+            tolerable(manager.config(), looked)?;
+            manager.inner.handle.spawn(keeper.keep());
         }
-        for result in firsts {
-            match result {
-                Err(Error::Connect { failure, .. }) if failure.is_transient() => {}
-                result => result?,
-            }
-        }
-        manager.inner.handle.spawn(Arc::clone(&router.primary).keep_up());
-        for host in replicas.iter() {
-            manager.look_after(host);
+        manager.first_attempts().await?;
+        let servers = manager.router().servers.load_full();
+        servers.all().for_each(|host| manager.look_after(host));
+        if !servers.replicas.is_empty() {
+            manager.watch_all();
         }
         metrics::observe(&manager.inner.router);
         Ok(manager)
@@ -162,7 +162,7 @@ impl PostgresPoolManager {
         let (router, hosts, pool) = (self.router(), self.router().hosts(), self.pool_stats());
         let down = hosts.iter().find(|host| host.role == Role::Primary && host.state != HostState::Up);
         let impaired = hosts.iter().find(|host| !matches!(host.state, HostState::Up | HostState::Drained));
-        let (state, reason) = match router.primary.phase() {
+        let (state, reason) = match router.primary().phase() {
             Phase::Closed => (PoolState::Closed, Some("shut down".to_owned())),
             Phase::Suspended => (PoolState::Suspended, Some("suspended".to_owned())),
             Phase::Open => match (down, impaired) {
@@ -178,7 +178,14 @@ impl PostgresPoolManager {
                 (None, None) => (PoolState::Connected, None),
             },
         };
-        Status { state, reason, hosts, force_primary_reads: router.force_primary.load(Relaxed), pool }
+        Status {
+            state,
+            reason,
+            hosts,
+            force_primary_reads: router.force_primary.load(Relaxed),
+            force_primary_reads_automatic: router.forced_by_lag.load(Relaxed),
+            pool,
+        }
     }
 
     /// Acquires a session of the primary and runs a statement; how long that took.
@@ -216,101 +223,10 @@ impl PostgresPoolManager {
         self.router().hosts()
     }
 
-    /// New size and overflow for every server's pool, at once and in both directions. A shrink closes idle
-    /// connections now and those in use as they come back.
-    ///
-    /// # Errors
-    /// A size of 0, or a sum above 10,000.
-    pub fn resize(&self, size: u32, max_overflow: u32) -> Result<(), Error> {
-        let wanted = Config { size, max_overflow, min_idle: 0, ..self.config().clone() };
-        wanted.validate().map_err(Error::Invalid)?;
-        let _changing = self.inner.changing.lock();
-        for pool in self.router().pools() {
-            pool.resize(size, max_overflow);
-        }
-        tracing::info!(size, max_overflow, "pool resized");
-        Ok(())
-    }
-
-    /// Sends all reads to the primary, or lets them go to replicas again.
-    pub fn force_primary_reads(&self, on: bool) {
-        self.router().force_primary.store(on, Relaxed);
-        tracing::info!(on, "force_primary_reads");
-    }
-
-    /// Adds a replica, with the sizes in force and suspended like the others; it serves after its first good probe.
-    ///
-    /// # Errors
-    /// Its address, name or weight is unusable; [`Error::Closed`] after a shutdown.
-    pub fn add_replica(&self, replica: &ReplicaEndpoint) -> Result<(), Error> {
-        let _changing = self.inner.changing.lock();
-        let mut wanted = self.config().clone();
-        let present = self.router().replicas.load();
-        wanted.replicas = vec![replica.clone()];
-        wanted.validate().map_err(Error::Invalid)?;
-        if present.iter().any(|host| host.pool.name == replica.name) {
-            let message = format!("there is a replica named {:?} already", replica.name);
-            return Err(Error::Invalid(vec![Problem { setting: "replicas".into(), message }]));
-        }
-        let config = &self.router().config;
-        let pool = new_pool(&replica.name, &replica.url, Role::Replica, config, &self.inner.handle)?;
-        let (limits, phase) = (self.router().primary.limits(), self.router().primary.phase());
-        pool.resize(limits.size, limits.overflow);
-        match phase {
-            Phase::Open => {}
-            Phase::Suspended => pool.suspend(),
-            Phase::Closed => return Err(Error::Closed),
-        }
-        let host = Host::new(pool, replica.weight);
-        self.look_after(&host);
-        let hosts = present.iter().cloned().chain([host]).collect::<Vec<_>>();
-        self.router().replicas.store(Arc::new(hosts));
-        Ok(())
-    }
-
-    /// Gives a replica no more reads, or gives it reads again. Sessions in use are not disturbed.
-    ///
-    /// # Errors
-    /// No replica of this name.
-    pub fn drain_replica(&self, name: &str, drained: bool) -> Result<(), Error> {
-        self.router().replica(name)?.drained.store(drained, Relaxed);
-        Ok(())
-    }
-
-    /// Changes a replica's share of the reads; negative counts as 0.
-    ///
-    /// # Errors
-    /// No replica of this name.
-    pub fn set_replica_weight(&self, name: &str, weight: i32) -> Result<(), Error> {
-        self.router().replica(name)?.weight.store(weight.max(0), Relaxed);
-        Ok(())
-    }
-
-    /// Removes a replica; sessions in use are closed as they come back.
-    ///
-    /// # Errors
-    /// No replica of this name.
-    pub fn remove_replica(&self, name: &str) -> Result<(), Error> {
-        let _changing = self.inner.changing.lock();
-        let host = self.router().replica(name)?;
-        let present = self.router().replicas.load();
-        let others = present.iter().filter(|other| !Arc::ptr_eq(other, &host)).cloned().collect::<Vec<_>>();
-        self.router().replicas.store(Arc::new(others));
-        host.stop.cancel();
-        host.pool.close();
-        Ok(())
-    }
-
-    /// Hands out no sessions until [`resume`](Self::resume); callers wait, up to their deadlines.
-    pub fn suspend(&self) {
-        let _changing = self.inner.changing.lock();
-        self.router().pools().iter().for_each(|pool| pool.suspend());
-    }
-
-    /// Ends a suspension.
-    pub fn resume(&self) {
-        let _changing = self.inner.changing.lock();
-        self.router().pools().iter().for_each(|pool| pool.resume());
+    /// What changes from now on, by order or by itself.
+    #[must_use]
+    pub fn events(&self) -> EventStream {
+        self.router().events.listen()
     }
 
     /// Hands out nothing any more, waits up to `grace` for the sessions in use, and says how many are still out;
@@ -318,7 +234,7 @@ impl PostgresPoolManager {
     pub async fn shutdown(&self, grace: Duration) -> u32 {
         let deadline = Deadline::after(grace);
         let pools = {
-            let _changing = self.inner.changing.lock();
+            let _changing = self.router().changing.lock();
             let pools = self.router().pools();
             pools.iter().for_each(|pool| pool.close());
             pools
@@ -326,6 +242,9 @@ impl PostgresPoolManager {
         let mut out = 0;
         for pool in &pools {
             out += pool.drained(deadline).await;
+        }
+        if let Some(budget) = self.budget() {
+            budget.left(deadline).await;
         }
         out
     }
@@ -342,48 +261,79 @@ impl PostgresPoolManager {
         &self.inner.handle
     }
 
+    pub(crate) fn budget(&self) -> Option<&Arc<Budget>> {
+        self.inner.budget.as_ref()
+    }
+
     pub(crate) fn retries(&self) -> &RetryBudget {
         &self.inner.retries
     }
 
-    /// Looks after a replica from now on.
-    fn look_after(&self, host: &Arc<Host>) {
-        let router = self.router();
-        self.inner.handle.spawn(Arc::clone(&host.pool).keep_up());
-        if !self.inner.sampling.swap(true, Relaxed) {
-            self.inner
-                .handle
-                .spawn(probe::sample_primary(Arc::clone(&router.primary), Arc::clone(&router.ring)));
+    /// One look at every server, so that a promotion while nobody was here is known before the first attempt.
+    async fn find_primary(&self) {
+        let servers = self.router().servers.load_full();
+        if !servers.replicas.is_empty() {
+            let look =
+                async |host: &Arc<Host>| (Arc::clone(host), probe::look_once(host, self.router()).await);
+            self.router().seen(&futures_util::future::join_all(servers.all().map(look)).await);
         }
-        let (ring, config) = (Arc::clone(&router.ring), Arc::clone(&router.config));
-        self.inner.handle.spawn(probe::watch_replica(Arc::clone(host), ring, config));
+    }
+
+    /// Opens each pool's first connection, so that a wrong setting is an error here.
+    async fn first_attempts(&self) -> Result<(), Error> {
+        let servers = self.router().servers.load_full();
+        let firsts =
+            futures_util::future::join_all(servers.replicas.iter().map(|host| first_attempt(&host.pool)));
+        let (first, firsts) = tokio::join!(first_attempt(&servers.primary.pool), firsts);
+        tolerable(self.config(), first)?;
+        for (result, host) in firsts.into_iter().zip(&servers.replicas) {
+            match result {
+                Err(Error::Connect { failure, .. }) if failure.is_transient() => {}
+                // A former primary that came back: it is told as an event, and not used.
+                Err(Error::Connect { failure: ConnectFailure::NotReplica, .. }) if self.is_former(host) => {}
+                result => result?,
+            }
+        }
+        Ok(())
+    }
+
+    fn is_former(&self, host: &Host) -> bool {
+        let (view, router) = (*host.view.lock(), self.router());
+        router.cluster.differs(view.server.system_id).is_none()
+            && (1..router.timeline.load(Relaxed)).contains(&view.timeline)
+    }
+
+    pub(crate) fn look_after(&self, host: &Arc<Host>) {
+        self.inner.handle.spawn(Arc::clone(&host.pool).keep_up());
+        if self.inner.watching.load(Relaxed) {
+            self.inner.handle.spawn(probe::watch(Arc::clone(host), Arc::clone(&self.inner.router)));
+        }
+    }
+
+    /// Begins to look at the servers, if that is not done yet.
+    pub(crate) fn watch_all(&self) {
+        if !self.inner.watching.swap(true, Relaxed) {
+            for host in self.router().servers.load().all() {
+                self.inner.handle.spawn(probe::watch(Arc::clone(host), Arc::clone(&self.inner.router)));
+            }
+        }
+    }
+
+    pub(crate) fn new_pool(
+        &self,
+        name: &str,
+        url: &secrecy::SecretString,
+        role: Role,
+    ) -> Result<Arc<Pool>, Error> {
+        let Router { config, events, .. } = self.router();
+        new_pool(name, url, role, config, events, &self.inner.handle, &self.router().cluster)
     }
 }
 
-fn new_pool(
-    name: &str,
-    url: &secrecy::SecretString,
-    role: Role,
-    config: &Arc<Config>,
-    handle: &Handle,
-) -> Result<Arc<Pool>, Error> {
-    let options = connect::options(url, config).map_err(|e| {
-        Error::Invalid(vec![Problem { setting: format!("{name}.url"), message: e.to_string() }])
-    })?;
-    Ok(Pool::new(name, role, options, Arc::clone(config), handle.clone()))
-}
-
-/// Opens the pool's first connection here, so that a wrong setting is an error of `connect`.
-async fn first_attempt(pool: &Arc<Pool>) -> Result<(), Error> {
-    let Some(place) = pool.reserve() else { return Ok(()) };
-    match connect::open(pool).await {
-        Ok(conn) => {
-            place.succeeded(conn);
-            Ok(())
-        }
-        Err(e) => {
-            pool.failed(connect::describe(&e));
-            Err(e)
-        }
+/// What `connect` makes of the first contact with the primary.
+fn tolerable(config: &Config, result: Result<(), Error>) -> Result<(), Error> {
+    match result {
+        Err(Error::Connect { failure, .. }) if config.lazy_connect && failure.is_transient() => Ok(()),
+        result => result,
     }
 }

@@ -1,10 +1,10 @@
 //! The migrator of the system's own tables: forward only, each migration in a transaction of its own, one
 //! migrator at a time. It is not for a service's own tables.
 
-use crate::{Error, PostgresPoolManager, Schema, conn::connect_failure, connect};
+use crate::{Error, PostgresPoolManager, Schema, direct::Direct};
 use resilience::{Backoff, BackoffConfig, Deadline};
 use sha2::{Digest, Sha256};
-use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Executor, PgConnection, Row};
+use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection, Row};
 use std::{collections::BTreeMap, time::Duration};
 use tokio::time::Instant;
 
@@ -44,7 +44,7 @@ pub struct MigrateOptions {
     pub dry_run: bool,
     /// For everything, the wait for another migrator included. Default 5 minutes from the options' making.
     pub deadline: Deadline,
-    /// The direct address to use, where the pool's own goes through a proxy. Default: the primary's.
+    /// Another address to use. Default: [`Config::direct`](crate::Config::direct), else the primary's.
     pub url: Option<secrecy::SecretString>,
 }
 
@@ -156,10 +156,11 @@ pub enum MigrationError {
     },
 }
 
-/// This crate's own tables: none yet. The migrator makes the schema and its own table by itself.
+/// This crate's own tables: the leases of [`Config::fleet_budget`](crate::Config::fleet_budget). The migrator makes the
+/// schema and its own table by itself.
 #[must_use]
 pub const fn migrations() -> MigrationSet {
-    MigrationSet { component: "postgres-pool-manager", migrations: &[] }
+    MigrationSet { component: "postgres-pool-manager", migrations: crate::budget::MIGRATIONS }
 }
 
 impl PostgresPoolManager {
@@ -176,22 +177,20 @@ impl PostgresPoolManager {
         options: MigrateOptions,
     ) -> Result<MigrationReport, Error> {
         check_order(sets)?;
-        let (started, config) = (Instant::now(), self.config());
+        let started = Instant::now();
         let work = async {
-            let url = options.url.as_ref().unwrap_or(&config.primary.url);
-            let connecting = connect::options(url, config).map_err(Error::Query)?;
-            let mut pg = connecting.connect().await.map_err(|source| Error::Connect {
-                host: "the server to migrate".to_owned(),
-                failure: connect_failure(&source),
-                source: Some(source),
-            })?;
+            let direct = Direct::new(self, options.url.as_ref())?;
+            let (mut pg, _counted) = direct.open(options.deadline).await?;
             let report = Migrator { pg: &mut pg, schema: self.schema() }.run(sets, &options).await?;
             // The lock goes with the connection, politely or not.
             let _ = pg.close().await;
+            if let Some(budget) = self.budget() {
+                budget.look.notify_one();
+            }
             Ok(report)
         };
         let timed_out = |_| Error::Timeout { operation: "the migration", after: started.elapsed() };
-        options.deadline.run(work).await.map_err(timed_out)?
+        options.deadline.run(Box::pin(work)).await.map_err(timed_out)?
     }
 }
 

@@ -1,16 +1,23 @@
-//! The shell around [`core`](crate::core) for one server: loans, returns, background work. The mutex is held for
-//! the core's few instructions only; nothing is awaited, dropped or woken under it.
+//! The connections to one server: loans, returns, signs of life, numbers. Who gets which connection is decided in
+//! [`core`](crate::core), under the lock of [`shell`](crate::shell).
 
 use crate::{
+    comment::Comment,
     config::Config,
-    conn::{Pooled, Slot},
-    core::{Core, Counts, Limits, Phase, Put, Take},
+    conn::Pooled,
+    core::{Counts, Limits, Phase},
+    door::Door,
     error::Error,
-    lease::{Connecting, Lease, Waiting},
-    metrics,
+    events::Events,
+    insight::sketch::EVERY,
+    lease::{Connecting, Lease},
+    metrics::Counters,
+    orders::Side,
+    recorder::Recorder,
+    shell::{Entry, Keeper, Shell},
+    slot::Slot,
     stats::Role,
 };
-use opentelemetry::metrics::Histogram;
 use parking_lot::{Mutex, MutexGuard};
 use resilience::{Deadline, clock::CoarseClock};
 use sqlx::postgres::PgConnectOptions;
@@ -19,14 +26,10 @@ use std::{
     future::Future,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU32, Ordering::Relaxed},
     },
 };
-use tokio::{
-    runtime::Handle,
-    sync::{Notify, oneshot},
-    time::Instant,
-};
+use tokio::{runtime::Handle, sync::Notify, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 /// The connections to one server.
@@ -34,16 +37,25 @@ pub(crate) struct Pool {
     pub(crate) name: String,
     /// Name and address for messages.
     pub(crate) label: String,
-    pub(crate) role: Role,
+    /// Its role, which a failover changes.
+    pub(crate) is_primary: AtomicBool,
     pub(crate) options: PgConnectOptions,
+    pub(crate) door: Door,
     pub(crate) config: Arc<Config>,
+    pub(crate) comment: Comment,
     pub(crate) clock: CoarseClock,
     pub(crate) counters: Counters,
+    /// Shared by all servers' pools.
+    pub(crate) events: Events,
     pub(crate) closing: CancellationToken,
     /// Whether reads may be routed here; kept by the prober, cleared at once when a connection is lost.
     pub(crate) serving: AtomicBool,
-    pub(crate) query_duration: Histogram<f64>,
-    core: Mutex<Core<Pooled, oneshot::Sender<Lease>>>,
+    /// Has the prober look now.
+    pub(crate) look_now: Notify,
+    /// Whether connections were lost since the last look.
+    pub(crate) lost: AtomicBool,
+    pub(crate) recorder: Arc<Recorder>,
+    shell: Shell<Self>,
     handle: Handle,
     /// Raised when a connection is lost: those that have not answered since are checked before their next loan.
     alarm: AtomicU32,
@@ -52,22 +64,19 @@ pub(crate) struct Pool {
     last_error: Mutex<Option<String>>,
     slots: Mutex<Vec<Arc<Slot>>>,
     drained: Notify,
+    pub(crate) side: Side,
+    /// Whether anybody asks who holds what.
+    pub(crate) watched: bool,
 }
 
 impl fmt::Debug for Pool {
     /// Not the options: the driver would print the password.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Pool").field("server", &self.label).field("role", &self.role).finish_non_exhaustive()
+        f.debug_struct("Pool")
+            .field("server", &self.label)
+            .field("role", &self.role())
+            .finish_non_exhaustive()
     }
-}
-
-/// Totals since the start.
-#[derive(Debug, Default)]
-pub(crate) struct Counters {
-    pub(crate) opened: AtomicU64,
-    pub(crate) discarded: AtomicU64,
-    pub(crate) errors: AtomicU64,
-    pub(crate) timeouts: AtomicU64,
 }
 
 impl Pool {
@@ -75,38 +84,50 @@ impl Pool {
         name: &str,
         role: Role,
         options: PgConnectOptions,
+        door: Door,
         config: Arc<Config>,
+        events: Events,
         handle: Handle,
     ) -> Arc<Self> {
         let label = match options.get_socket() {
             Some(path) => format!("{name} ({}:{})", path.display(), options.get_port()),
             None => format!("{name} ({}:{})", options.get_host(), options.get_port()),
         };
+        let recorder = Arc::new(Recorder::new(name, &options));
         let limits = Limits {
             size: config.size,
             overflow: config.max_overflow,
             min_idle: config.min_idle,
             connecting: config.max_connecting,
             queue: config.queue_limit,
+            cap: u32::MAX,
         };
+        let watched = config.leak_threshold.is_some() || config.reclaim_after.is_some();
         Arc::new(Self {
             name: name.to_owned(),
             label,
-            role,
+            is_primary: AtomicBool::new(role == Role::Primary),
             options,
+            comment: Comment::new(&config),
+            door,
             config,
             clock: CoarseClock::system(),
             counters: Counters::default(),
+            events,
             closing: CancellationToken::new(),
             serving: AtomicBool::new(role == Role::Primary),
-            query_duration: metrics::query_duration(),
-            core: Mutex::new(Core::new(limits)),
+            look_now: Notify::new(),
+            lost: AtomicBool::new(false),
+            recorder,
+            shell: Shell::new(limits),
             handle,
             alarm: AtomicU32::new(0),
             failing: AtomicBool::new(false),
             last_error: Mutex::new(None),
             slots: Mutex::new(Vec::new()),
             drained: Notify::new(),
+            side: Side::default(),
+            watched,
         })
     }
 
@@ -114,10 +135,7 @@ impl Pool {
     /// ([`Lease::wants_check`]).
     #[inline]
     pub(crate) fn try_lease(self: &Arc<Self>) -> Option<Lease> {
-        match self.core.lock().take() {
-            Take::Got(conn) => Some(self.lend(conn)),
-            Take::Wait | Take::Closed => None,
-        }
+        self.shell.try_take().map(|conn| self.lend(conn))
     }
 
     /// Waits, connects, checks: all within `deadline`. `Ok(None)`: dismissed, try another server.
@@ -141,7 +159,7 @@ impl Pool {
             if self.check(&mut lease, deadline).await {
                 return Ok(Some(lease));
             }
-            if self.role == Role::Replica {
+            if self.role() == Role::Replica {
                 return Ok(None);
             }
             if deadline.is_expired() {
@@ -155,47 +173,33 @@ impl Pool {
         deadline: Deadline,
         started: Instant,
     ) -> Result<Option<Lease>, Error> {
-        let (give, receive) = oneshot::channel();
-        let ticket = {
-            let mut core = self.core.lock();
-            match core.take() {
-                Take::Got(conn) => {
-                    drop(core);
-                    return Ok(Some(self.lend(conn)));
+        match Shell::enter(self) {
+            Entry::Loan(lease) => Ok(Some(lease)),
+            Entry::Closed => Err(Error::Closed),
+            Entry::Full(n) => Err(Error::QueueFull { host: self.label.clone(), waiting: n as usize }),
+            Entry::Queued(mut place) => match deadline.run(place.turn()).await {
+                Ok(None) if self.closing.is_cancelled() => Err(Error::Closed),
+                Ok(turn) => {
+                    if turn.is_some() && place.number() % u64::from(EVERY) == 0 {
+                        self.recorder.waited(started.elapsed());
+                    }
+                    Ok(turn)
                 }
-                Take::Closed => return Err(Error::Closed),
-                Take::Wait => core.enqueue(give).map_err(|_| core.counts().waiting),
-            }
-        };
-        let ticket =
-            ticket.map_err(|n| Error::QueueFull { host: self.label.clone(), waiting: n as usize })?;
-        let waiting = Waiting::new(self, ticket);
-        self.connect_as_wished();
-        match deadline.run(receive).await {
-            Ok(Ok(lease)) => {
-                std::mem::forget(waiting);
-                Ok(Some(lease))
-            }
-            Ok(Err(_dismissed)) if self.closing.is_cancelled() => Err(Error::Closed),
-            Ok(Err(_dismissed)) => Ok(None),
-            Err(_) => Err(self.timeout(started)),
+                Err(_) => Err(self.timeout(started)),
+            },
         }
-    }
-
-    /// Idle for long, or from before a failure: marked, so that it is checked even if this caller goes away.
-    #[inline]
-    pub(crate) fn lend(self: &Arc<Self>, mut conn: Pooled) -> Lease {
-        let idle = self.clock.now().saturating_since(conn.idle_since);
-        conn.mark.suspect |= idle > self.config.check_after_idle || conn.alarm != self.alarm.load(Relaxed);
-        Lease::new(conn, self)
     }
 
     /// One round trip within `check_timeout` and the deadline. `false`: the connection is to be given up.
     pub(crate) async fn check(&self, lease: &mut Lease, deadline: Deadline) -> bool {
         let limit = deadline.capped(self.config.check_timeout);
-        match limit.run(lease.conn().check(self.role)).await {
+        match limit.run(lease.conn().check(self.role())).await {
+            Ok(Ok(())) if self.door.cluster.differs(lease.conn().server.system_id).is_some() => {
+                self.lost(lease, "the server belongs to another cluster".to_owned());
+            }
             Ok(Ok(())) => {
-                lease.conn().alarm = self.answered();
+                let conn = lease.conn();
+                (conn.alarm, conn.seen) = (self.answered(), self.clock.now());
                 return true;
             }
             Ok(Err(e)) => self.lost(lease, e.to_string()),
@@ -216,9 +220,11 @@ impl Pool {
     /// Every connection is checked before its next loan; a replica gets no reads until the next probe.
     pub(crate) fn suspect_all(&self) {
         self.alarm.fetch_add(1, Relaxed);
-        if self.role == Role::Replica {
+        if self.role() == Role::Replica {
             self.serving.store(false, Relaxed);
         }
+        self.lost.store(true, Relaxed);
+        self.look_now.notify_one();
     }
 
     pub(crate) fn failed(&self, why: String) {
@@ -241,7 +247,7 @@ impl Pool {
         self.failing.load(Relaxed) && self.counts().idle == 0
     }
 
-    fn timeout(&self, started: Instant) -> Error {
+    pub(crate) fn timeout(&self, started: Instant) -> Error {
         self.counters.timeouts.fetch_add(1, Relaxed);
         let counts = self.counts();
         Error::AcquireTimeout {
@@ -257,16 +263,7 @@ impl Pool {
 
     /// A place for one attempt to connect; `None`: no room.
     pub(crate) fn reserve(self: &Arc<Self>) -> Option<Connecting> {
-        let room = self.core.lock().reserve();
-        room.then(|| Connecting::new(self))
-    }
-
-    /// Starts the connection attempts that the core wants.
-    pub(crate) fn connect_as_wished(self: &Arc<Self>) {
-        let attempts = self.core.lock().wish();
-        for _ in 0..attempts {
-            self.spawn(crate::connect::connecting(Connecting::new(self)));
-        }
+        self.shell.reserve().then(|| Connecting::new(self))
     }
 
     /// The caller's task is not involved; without a running runtime the future is dropped, and what it owns with it.
@@ -278,60 +275,43 @@ impl Pool {
     #[inline]
     pub(crate) fn give_back(self: &Arc<Self>, mut conn: Pooled) {
         conn.idle_since = self.clock.now();
-        let put = self.core.lock().put(conn);
-        self.settle(put);
-    }
-
-    #[inline]
-    pub(crate) fn settle(self: &Arc<Self>, put: Put<Pooled, oneshot::Sender<Lease>>) {
-        match put {
-            Put::Kept => {}
-            // A waiter that left in this very moment hands the lease back by dropping it.
-            Put::Hand(waiter, conn) => drop(waiter.send(self.lend(conn))),
-            Put::Close(conn) => {
-                drop(conn);
-                self.drained.notify_waiters();
-            }
-        }
+        conn.seen = conn.idle_since;
+        Shell::put(self, conn);
     }
 
     /// A new connection is in.
     pub(crate) fn arrived(self: &Arc<Self>, mut conn: Pooled) {
         self.counters.opened.fetch_add(1, Relaxed);
         *self.last_error.lock() = None;
-        (conn.idle_since, conn.alarm) = (self.clock.now(), self.answered());
+        let now = self.clock.now();
+        (conn.idle_since, conn.seen) = (now, now);
+        self.answered();
         {
             let mut slots = self.slots.lock();
             // Closed connections leave their slots behind with no other owner.
             slots.retain(|slot| Arc::strong_count(slot) > 1);
             slots.push(Arc::clone(&conn.slot));
         }
-        let put = self.core.lock().connected(conn);
-        self.settle(put);
-        self.connect_as_wished();
+        Shell::arrived(self, conn);
     }
 
     /// A connection in use is no more; its permit is free.
     pub(crate) fn discard(self: &Arc<Self>, conn: Pooled) {
         self.counters.discarded.fetch_add(1, Relaxed);
         drop(conn);
-        self.core.lock().forfeit();
-        self.drained.notify_waiters();
-        self.connect_as_wished();
+        self.free();
     }
 
-    /// Sends waiters away to another server.
-    pub(crate) fn dismiss(&self) {
-        let gone = self.core.lock().dismiss();
-        drop(gone);
+    /// Frees the permit of a connection that is not to come back.
+    pub(crate) fn free(self: &Arc<Self>) {
+        Shell::forfeit(self);
+        self.drained.notify_waiters();
     }
 
     /// For good; works without a runtime.
     pub(crate) fn close(&self) {
         self.closing.cancel();
-        let (idle, waiters) = self.core.lock().close();
-        drop(waiters);
-        self.close_politely(idle);
+        self.close_politely(self.shell.close());
     }
 
     /// After [`close`](Self::close): until every session is back, or `deadline`; the number still out.
@@ -347,10 +327,6 @@ impl Pool {
         }
     }
 
-    pub(crate) fn core(&self) -> MutexGuard<'_, Core<Pooled, oneshot::Sender<Lease>>> {
-        self.core.lock()
-    }
-
     pub(crate) fn slots(&self) -> MutexGuard<'_, Vec<Arc<Slot>>> {
         self.slots.lock()
     }
@@ -360,34 +336,48 @@ impl Pool {
     }
 
     pub(crate) fn limits(&self) -> Limits {
-        self.core.lock().limits()
-    }
-
-    /// A caller left the queue.
-    pub(crate) fn withdraw(&self, ticket: u64) {
-        self.core.lock().cancel(ticket);
-    }
-
-    /// Asked by a connecting task before each attempt.
-    pub(crate) fn still_wanted(&self) -> bool {
-        self.core.lock().still_wanted()
-    }
-
-    /// A connecting task ended with nothing.
-    pub(crate) fn abandoned(&self) {
-        self.core.lock().abandoned();
+        self.shell.snapshot().1
     }
 
     pub(crate) fn counts(&self) -> Counts {
-        self.core.lock().counts()
+        self.shell.snapshot().0
     }
 
     pub(crate) fn phase(&self) -> Phase {
-        self.core.lock().phase()
+        self.shell.phase()
     }
 
     /// The latest failure, until a connection succeeds.
     pub(crate) fn last_error(&self) -> Option<String> {
         self.last_error.lock().clone()
+    }
+}
+
+impl Keeper for Pool {
+    type Conn = Pooled;
+    type Loan = Lease;
+
+    #[inline]
+    fn shell(&self) -> &Shell<Self> {
+        &self.shell
+    }
+
+    /// Idle for long, or from before a failure: marked, so that it is checked even if this caller goes away.
+    #[inline]
+    fn lend(self: &Arc<Self>, mut conn: Pooled) -> Lease {
+        let silent = self.clock.now().saturating_since(conn.seen);
+        conn.mark.suspect |= silent > self.config.check_after_idle || conn.alarm != self.alarm.load(Relaxed);
+        Lease::new(conn, self)
+    }
+
+    fn surplus(&self, conn: Pooled) {
+        drop(conn);
+        self.drained.notify_waiters();
+    }
+
+    fn open(self: &Arc<Self>, attempts: u32) {
+        for _ in 0..attempts {
+            self.spawn(crate::connect::connecting(Connecting::new(self)));
+        }
     }
 }

@@ -1,6 +1,8 @@
 //! What a statement does to its session, read off its text. It is no parser: in doubt a session is reset, which
 //! costs a round trip in the background and nothing else.
 
+use sqlx::{SqlSafeStr, SqlStr};
+
 /// What a statement leaves behind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Effect {
@@ -10,6 +12,35 @@ pub(crate) enum Effect {
     State,
     /// It begins or ends a transaction; the word.
     Transaction(&'static str),
+}
+
+/// The latest statement of a connection: the next is very often the same.
+#[derive(Debug)]
+pub(crate) struct Latest {
+    /// Static or shared: cheap to clone.
+    sql: SqlStr,
+    simple: bool,
+    effect: Effect,
+}
+
+impl Default for Latest {
+    fn default() -> Self {
+        Self { sql: "".into_sql_str(), simple: false, effect: Effect::None }
+    }
+}
+
+impl Latest {
+    pub(crate) const fn sql(&self) -> &SqlStr {
+        &self.sql
+    }
+
+    /// [`effect`], worked out anew if the statement is another one.
+    pub(crate) fn effect_of(&mut self, sql: &SqlStr, simple: bool) -> Effect {
+        if self.simple != simple || self.sql.as_str() != sql.as_str() {
+            *self = Self { sql: sql.clone(), simple, effect: effect(sql.as_str(), simple) };
+        }
+        self.effect
+    }
 }
 
 /// `simple`: sent without arguments, hence perhaps several statements.
@@ -32,9 +63,20 @@ pub(crate) fn effect(sql: &str, simple: bool) -> Effect {
     if statements > 1 { Effect::State } else { effect }
 }
 
+/// How many statements a text holds; comments and lone semicolons are none.
+pub(crate) fn statements(sql: &str) -> usize {
+    let (mut rest, mut count) = (sql, 0);
+    while !rest.is_empty() {
+        let (statement, after) = split_statement(rest);
+        rest = after;
+        count += usize::from(!skip_comments(statement).is_empty());
+    }
+    count
+}
+
 /// The first statement and what follows its semicolon. One inside a literal, a quoted name, a comment or a function's
 /// body ends nothing.
-fn split_statement(sql: &str) -> (&str, &str) {
+pub(crate) fn split_statement(sql: &str) -> (&str, &str) {
     let mut at = 0;
     while let Some(found) = sql[at..].find([';', '\'', '"', '-', '/', '$']) {
         at += found;
@@ -44,16 +86,37 @@ fn split_statement(sql: &str) -> (&str, &str) {
             b'\'' => quoted(rest, '\'', escapes(&sql[..at])),
             b'"' => quoted(rest, '"', false),
             b'-' if rest.starts_with("--") => rest.find('\n').unwrap_or(rest.len()),
-            b'/' if rest.starts_with("/*") => rest.find("*/").map_or(rest.len(), |end| end + 2),
-            b'$' => body(rest),
+            b'/' if rest.starts_with("/*") => comment(rest),
+            b'$' if !ends_in_name(&sql[..at]) => body(rest),
             _ => 1,
         };
     }
     (sql, "")
 }
 
+/// Length of `/* … */`; comments nest.
+pub(crate) fn comment(sql: &str) -> usize {
+    let (mut depth, mut at) = (0_u32, 0);
+    while let Some(found) = sql[at..].find("/*").into_iter().chain(sql[at..].find("*/")).min() {
+        at += found + 2;
+        if sql[..at].ends_with("/*") {
+            depth += 1;
+        } else if depth <= 1 {
+            return at;
+        } else {
+            depth -= 1;
+        }
+    }
+    sql.len()
+}
+
+/// Whether what follows goes on with a name or a number: there a dollar begins no body.
+pub(crate) fn ends_in_name(before: &str) -> bool {
+    before.chars().next_back().is_some_and(|c| c.is_alphanumeric() || c == '_' || c == '$')
+}
+
 /// Length of what begins with this quote. A doubled quote ends one piece and begins the next.
-fn quoted(sql: &str, quote: char, escapes: bool) -> usize {
+pub(crate) fn quoted(sql: &str, quote: char, escapes: bool) -> usize {
     let mut escaped = false;
     for (at, c) in sql.char_indices().skip(1) {
         if escaped {
@@ -68,14 +131,14 @@ fn quoted(sql: &str, quote: char, escapes: bool) -> usize {
 }
 
 /// Whether the literal that follows is of the form `E'…'`.
-fn escapes(before: &str) -> bool {
+pub(crate) fn escapes(before: &str) -> bool {
     let mut last = before.bytes().rev();
     matches!(last.next(), Some(b'e' | b'E'))
         && !last.next().is_some_and(|b| b.is_ascii_alphanumeric() || b == b'_')
 }
 
 /// Length of `$tag$ … $tag$`; 1 where no tag begins.
-fn body(sql: &str) -> usize {
+pub(crate) fn body(sql: &str) -> usize {
     let tag = sql[1..].find('$').map(|end| &sql[..end + 2]);
     let tag = tag.filter(|tag| tag[1..tag.len() - 1].bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_'));
     let Some(tag) = tag.filter(|tag| !tag.as_bytes()[1].is_ascii_digit()) else { return 1 };
@@ -157,20 +220,20 @@ fn hides_state(sql: &str) -> bool {
 }
 
 /// Past white space, comments and opening brackets.
-fn skip_comments(mut sql: &str) -> &str {
+pub(crate) fn skip_comments(mut sql: &str) -> &str {
     loop {
         sql = sql.trim_start_matches(|c: char| c.is_whitespace() || c == '(');
         sql = if let Some(comment) = sql.strip_prefix("--") {
             comment.find('\n').map_or("", |end| &comment[end..])
-        } else if let Some(comment) = sql.strip_prefix("/*") {
-            comment.find("*/").map_or("", |end| &comment[end + 2..])
+        } else if sql.starts_with("/*") {
+            &sql[comment(sql)..]
         } else {
             return sql;
         };
     }
 }
 
-fn split_word(sql: &str) -> (&str, &str) {
+pub(crate) fn split_word(sql: &str) -> (&str, &str) {
     sql.split_at(sql.find(|c: char| !c.is_ascii_alphabetic()).unwrap_or(sql.len()))
 }
 
@@ -224,6 +287,19 @@ mod tests {
     }
 
     #[test]
+    fn statements_are_counted() {
+        for (sql, expected) in [
+            ("", 0),
+            (" ; -- nothing\n ; /* at all; */", 0),
+            ("SELECT ';'; ", 1),
+            ("DO $$ BEGIN a; b; END $$", 1),
+            ("SELECT 1; SELECT 2", 2),
+        ] {
+            assert_eq!(statements(sql), expected, "{sql}");
+        }
+    }
+
+    #[test]
     fn a_semicolon_in_quotes_ends_no_statement() {
         for sql in [
             "SELECT '; commit'",
@@ -233,11 +309,20 @@ mod tests {
             "SELECT 1 AS \"; commit\"",
             "SELECT 1 -- ; commit",
             "SELECT /* ; commit */ 1",
+            "SELECT /* /* */ ; commit */ 1",
+            "SELECT 1 /* /* ; commit */",
             "SELECT $$; commit$$, $x$; $$ commit$x$",
         ] {
             assert_eq!(effect(sql, true), Effect::None, "{sql}");
         }
-        for sql in ["SELECT 'a'; commit", r"SELECT 'c:\'; commit", "SELECT $1 - 2 / 3; commit"] {
+        for sql in [
+            "SELECT 'a'; commit",
+            "/* a /* b */ SELECT 1 */ commit",
+            "SELECT 1 AS a$b$; commit",
+            "SELECT 1 AS é$b$; commit",
+            r"SELECT 'c:\'; commit",
+            "SELECT $1 - 2 / 3; commit",
+        ] {
             assert_eq!(effect(sql, true), Effect::Transaction("COMMIT"), "{sql}");
         }
     }

@@ -103,6 +103,12 @@ pub enum HostState {
     Unreachable,
     /// It takes writes though it is listed as a replica.
     Writable,
+    /// It answers, and is out for a while because it failed again and again.
+    Banned,
+    /// It takes no writes though it is the primary.
+    Standby,
+    /// It belongs to another cluster than the primary.
+    OtherCluster,
     /// Taken out by hand.
     Drained,
 }
@@ -119,7 +125,7 @@ pub struct HostStatus {
     pub port: u16,
     /// Its role.
     pub role: Role,
-    /// Its share of the reads; the primary's is 0 while a replica serves.
+    /// Its share of the reads; the primary's is 0 while a replica serves, else 1.
     pub weight: i32,
     /// Its state.
     pub state: HostState,
@@ -164,6 +170,8 @@ pub struct Status {
     pub hosts: Vec<HostStatus>,
     /// Whether all reads go to the primary by order.
     pub force_primary_reads: bool,
+    /// Whether they do because every replica is far behind.
+    pub force_primary_reads_automatic: bool,
     /// The numbers.
     pub pool: PoolStats,
 }

@@ -6,6 +6,9 @@ use std::{fmt, str::FromStr};
 /// A position in the write-ahead log, taken after a COMMIT. A read with it sees what that transaction wrote.
 ///
 /// Copyable, and as text (`system/timeline/lsn`) fit for another process or a cookie.
+///
+/// A client that makes one up sees nothing that it may not see, but its reads go to the primary, and one of a history
+/// that does not exist waits for its whole deadline: sign what goes through a client's hands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct ReadToken {
     system_id: u64,
@@ -29,6 +32,25 @@ impl ReadToken {
             && self.timeline != 0
             && self.timeline == timeline
             && replayed >= self.lsn
+    }
+
+    /// Whether it is of this cluster and of a history that began later.
+    pub(crate) const fn is_newer_than(&self, system_id: u64, timeline: u32) -> bool {
+        self.system_id == system_id && self.timeline > timeline
+    }
+
+    /// What a server with this history lacks, in words.
+    pub(crate) fn unsatisfied(&self, system_id: u64, timeline: u32, replayed: u64) -> String {
+        if self.system_id == 0 {
+            "the token is for the primary alone".to_owned()
+        } else if (self.system_id, self.timeline) != (system_id, timeline) {
+            format!("it is in another history (timeline {timeline}, the token's is {})", self.timeline)
+        } else {
+            format!(
+                "{} bytes of the log before the token are not replayed",
+                self.lsn.saturating_sub(replayed)
+            )
+        }
     }
 
     /// The later of two tokens of one history; of different or unknown histories [`PRIMARY_ONLY`](Self::PRIMARY_ONLY).

@@ -1,7 +1,9 @@
 //! Whole transactions that are run again when the server asks for it. The closure decides what is in one.
 
 use crate::{
-    Error, PostgresPoolManager, TransactionError, TransactionOptions, Tx, error::is_serialization_failure,
+    Error, PostgresPoolManager, TransactionError, TransactionOptions, Tx,
+    conn::{Verdict, verdict},
+    error::is_serialization_failure,
 };
 use futures_core::future::BoxFuture;
 use resilience::{Backoff, BackoffConfig};
@@ -27,8 +29,9 @@ impl PostgresPoolManager {
     ///
     /// When the server reports 40001 (serialization failure) or 40P01 (deadlock) for any statement or for COMMIT,
     /// the whole closure is run again, with a new transaction and without the hooks of the last, after a jittered
-    /// pause, within the deadline and the retry budget of the pool. What the closure does outside the transaction
-    /// has to bear being repeated. Whether to retry is decided by what the server said, not by the closure's error.
+    /// pause, within the deadline and the retry budget of the pool; so it is, up to three times, when the connection
+    /// was lost before COMMIT was sent, as it is at a failover. What the closure does outside the transaction has to
+    /// bear being repeated. Whether to retry is decided by what the server said, not by the closure's error.
     ///
     /// Cancel safety: as [`Tx`]; dropped while COMMIT is under way, see [`Tx::commit`].
     ///
@@ -54,24 +57,19 @@ impl PostgresPoolManager {
                 ..BackoffConfig::default()
             });
             self.retries().deposit();
+            let mut losses = 0;
             loop {
                 let session = self.write_at(taken_at).within(options.deadline).await?;
-                let mut tx = Tx::begin(self.clone(), session, options).await?;
-                let (error, again) = match closure(&mut tx).await {
-                    Ok(value) => match tx.commit().await {
-                        Ok(_token) => return Ok(value),
-                        Err(e) => {
-                            let again = matches!(e, Error::RolledBack { .. }) && e.is_retryable();
-                            (TransactionError::Database(e), again)
-                        }
+                let (error, end) = match Tx::begin(self.clone(), session, options).await {
+                    Ok(tx) => match attempt(tx, &mut closure).await {
+                        Ok(value) => return Ok(value),
+                        Err(failed) => failed,
                     },
-                    Err(e) => {
-                        let again = tx.failure().is_some_and(is_serialization_failure);
-                        // Unconfirmed, it is rolled back all the same.
-                        let _ = tx.rollback().await;
-                        (TransactionError::Closure(e), again)
-                    }
+                    Err(e) if is_lost(&e) => (e.into(), End::Lost),
+                    Err(e) => (e.into(), End::Final),
                 };
+                losses += u32::from(end == End::Lost);
+                let again = end != End::Final && losses <= LOSSES;
                 let pause = backoff.next_delay();
                 if !again || retry_until.remaining() <= pause || !self.retries().try_withdraw() {
                     return Err(error);
@@ -79,5 +77,57 @@ impl PostgresPoolManager {
                 tokio::time::sleep(pause).await;
             }
         }
+    }
+}
+
+/// Times that a transaction is run again because its connection was lost: once is a failover, more may be its own doing.
+const LOSSES: u32 = 3;
+
+/// How an attempt ended that did not commit.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum End {
+    /// For good.
+    Final,
+    /// The server asks for another attempt.
+    Conflict,
+    /// The connection was lost before COMMIT was sent.
+    Lost,
+}
+
+async fn attempt<T, E>(
+    mut tx: Tx,
+    closure: &mut (impl for<'t> FnMut(&'t mut Tx) -> BoxFuture<'t, Result<T, E>> + Send),
+) -> Result<T, (TransactionError<E>, End)> {
+    match closure(&mut tx).await {
+        Ok(value) => match tx.commit().await {
+            Ok(_token) => Ok(value),
+            Err(e) => {
+                let end = match &e {
+                    e if is_lost(e) => End::Lost,
+                    Error::RolledBack { .. } if e.is_retryable() => End::Conflict,
+                    _ => End::Final,
+                };
+                Err((TransactionError::Database(e), end))
+            }
+        },
+        Err(e) => {
+            let end = match tx.failure() {
+                _ if tx.lost() => End::Lost,
+                Some(code) if is_serialization_failure(code) => End::Conflict,
+                _ => End::Final,
+            };
+            // Unconfirmed, it is rolled back all the same.
+            let _ = tx.rollback().await;
+            Err((TransactionError::Closure(e), end))
+        }
+    }
+}
+
+/// Whether the connection was lost and nothing committed.
+fn is_lost(e: &Error) -> bool {
+    match e {
+        Error::PrimaryChanged { .. } => true,
+        Error::Query(e) | Error::RolledBack { source: Some(e), .. } => verdict(e, true) == Verdict::Broken,
+        _ => false,
     }
 }

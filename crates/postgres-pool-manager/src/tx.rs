@@ -1,9 +1,9 @@
 //! Transactions that know what has to happen after them. It does not retry; [`transaction`](crate::transaction) does.
 
-use crate::{Error, PostgresPoolManager, ReadToken, Schema, Session, commit};
+use crate::{Error, PostgresPoolManager, ReadToken, Schema, Session, commit, pgbouncer};
 use futures_core::future::BoxFuture;
 use resilience::Deadline;
-use sqlx::{Executor, SqlSafeStr, SqlStr};
+use sqlx::{AssertSqlSafe, Executor, SqlSafeStr, SqlStr};
 use std::fmt;
 use tracing::Instrument;
 
@@ -87,8 +87,14 @@ impl Tx {
     ) -> Result<Self, Error> {
         // Marked first: a BEGIN whose answer nobody waited for has to be undone too.
         (session.mark().in_tx, session.mark().read_only) = (true, options.read_only);
-        let statement = session.start("", false)?;
-        statement.note.watch(statement.pg.execute(options.begin())).await?;
+        let config = &session.lease().pool.config;
+        let begin = if config.pgbouncer {
+            SqlSafeStr::into_sql_str(AssertSqlSafe(pgbouncer::begin(config, options.begin())))
+        } else {
+            options.begin().into_sql_str()
+        };
+        let statement = session.start("", true)?;
+        statement.note.watch(statement.pg.execute(begin)).await?;
         Ok(Self { session, manager, before: Vec::new(), hooks: Vec::new() })
     }
 
@@ -104,8 +110,8 @@ impl Tx {
         self.hooks.push(Box::new(hook));
     }
 
-    /// Sends `sql` in one message with the COMMIT and before it: no round trip of its own. Its rows are ignored;
-    /// if it fails, or would begin or end a transaction, this one is rolled back.
+    /// Sends `sql`, one statement, in one message with the COMMIT and before it: no round trip of its own. Its rows
+    /// are ignored; if it fails, is no single statement, or would begin or end a transaction, this one is rolled back.
     pub fn before_commit(&mut self, sql: impl SqlSafeStr) {
         self.before.push(sql.into_sql_str());
     }
@@ -116,8 +122,9 @@ impl Tx {
     /// dropped; which of the two outcomes it had is then known to the hooks alone.
     ///
     /// # Errors
-    /// [`Error::RolledBack`]: the server rolled back, nothing happened. [`Error::OutcomeUnknown`]: the answer was
-    /// lost or did not come in time; never repeat the transaction blindly.
+    /// [`Error::RolledBack`]: the server rolled back, nothing happened. [`Error::Timeout`]: the deadline had passed
+    /// before it was sent, nothing happened. [`Error::OutcomeUnknown`]: the answer was lost or did not come in time;
+    /// never repeat the transaction blindly.
     pub async fn commit(self) -> Result<ReadToken, Error> {
         let Self { session, manager, before, hooks } = self;
         let work = commit::run(session, before, hooks).in_current_span();
@@ -129,7 +136,7 @@ impl Tx {
     /// # Errors
     /// The server did not confirm; it rolls back all the same, at the latest when it misses the connection.
     pub async fn rollback(mut self) -> Result<(), Error> {
-        let statement = self.session.start("", false)?;
+        let statement = self.session.start("", true)?;
         statement.note.watch(statement.pg.execute("ROLLBACK")).await?;
         (self.session.mark().in_tx, self.session.mark().read_only) = (false, false);
         Ok(())
@@ -155,6 +162,12 @@ impl Tx {
 
     pub(crate) const fn session(&mut self) -> &mut Session {
         &mut self.session
+    }
+
+    /// Whether its connection was lost: then it is rolled back. Not one that was taken back, which is told and not
+    /// repeated.
+    pub(crate) fn lost(&self) -> bool {
+        self.session.lost && !self.session.slot().is_reclaimed()
     }
 
     /// SQLSTATE of the latest failed statement.

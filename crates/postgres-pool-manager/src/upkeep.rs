@@ -2,9 +2,11 @@
 //! No caller waits for any of it.
 
 use crate::{
-    conn::{Pooled, Slot},
-    core::{Limits, Put},
+    conn::Pooled,
+    core::Limits,
     pool::Pool,
+    shell::{Keeper, Shell},
+    slot::Slot,
     stats::PoolStats,
 };
 use resilience::Deadline;
@@ -17,12 +19,23 @@ use std::{
 const INTERVAL: Duration = Duration::from_millis(500);
 
 impl Pool {
-    /// Maintenance until the pool closes.
+    /// Maintenance until the pool closes; then until every session is back, for their time limits.
     pub(crate) async fn keep_up(self: Arc<Self>) {
         let mut ticks = tokio::time::interval(INTERVAL);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         while self.closing.run_until_cancelled(ticks.tick()).await.is_some() {
             self.maintain();
+        }
+        while self.counts().in_use > 0 {
+            ticks.tick().await;
+            self.wake_due();
+        }
+    }
+
+    fn wake_due(&self) {
+        let now = self.clock.now();
+        for slot in self.slots().iter() {
+            slot.wake_if_due(now);
         }
     }
 
@@ -31,39 +44,24 @@ impl Pool {
     fn maintain(self: &Arc<Self>) {
         let now = self.clock.now();
         let (idle, overflow) = (self.config.idle_timeout, self.config.overflow_idle_timeout);
-        let closing = self.core().reap(|conn, over, spare| {
+        let closing = self.shell().reap(|conn, over, spare| {
             let age = now.saturating_since(conn.idle_since);
             conn.expires <= now || (over && age > overflow) || (spare > 0 && age > idle)
         });
         self.close_politely(closing);
         let due = |conn: &Pooled| {
             let interval = self.config.keepalive.mul_f64(conn.keepalive_jitter);
-            conn.alarm != self.alarm() || now.saturating_since(conn.idle_since) > interval
+            conn.alarm != self.alarm() || now.saturating_since(conn.seen) > interval
         };
-        // All of them before the first check: one that is back already must not be found again.
-        let conns: Vec<_> = std::iter::from_fn(|| self.core().borrow_if(due)).collect();
-        for conn in conns {
+        for conn in self.shell().borrow_all(due) {
             let (mut lease, pool) = (self.lend(conn), Arc::clone(self));
             self.spawn(async move {
                 pool.check(&mut lease, Deadline::never()).await;
             });
         }
-        self.report_leaks();
-        self.connect_as_wished();
-    }
-
-    fn report_leaks(&self) {
-        let Some(threshold) = self.config.leak_threshold else { return };
-        let (now, host) = (self.clock.now(), &self.name);
-        for slot in self.slots().iter() {
-            if let Some((held, taken_at)) = slot.held(now)
-                && held > threshold
-                && slot.report()
-            {
-                let held_ms = held.as_millis() as u64;
-                tracing::warn!(%host, held_ms, %taken_at, "a session is held beyond the leak threshold");
-            }
-        }
+        self.wake_due();
+        self.look_for_leaks();
+        Shell::open_wished(self);
     }
 
     /// With the protocol's farewell, in the background.
@@ -79,42 +77,39 @@ impl Pool {
         }
     }
 
-    pub(crate) fn resize(self: &Arc<Self>, size: u32, overflow: u32) {
-        let surplus = {
-            let mut core = self.core();
-            // As configured, not as an earlier shrink left it.
-            let min_idle = self.config.min_idle.min(size);
-            let limits = Limits { size, overflow, min_idle, ..core.limits() };
-            core.resize(limits)
-        };
+    pub(crate) fn resize(self: &Arc<Self>, size: u32, overflow: u32, min_idle: u32) {
+        let surplus = Shell::resize(self, |limits| Limits { size, overflow, min_idle, ..limits });
         self.close_politely(surplus);
-        self.connect_as_wished();
+    }
+
+    /// Sends waiters away to another server.
+    pub(crate) fn dismiss(&self) {
+        self.shell().dismiss();
+    }
+
+    /// Never more connections than `cap` from now on; those too many end as they come back.
+    pub(crate) fn cap(self: &Arc<Self>, cap: u32) {
+        let surplus = Shell::resize(self, |limits| Limits { cap, ..limits });
+        self.close_politely(surplus);
     }
 
     pub(crate) fn suspend(&self) {
-        self.core().suspend();
+        self.shell().suspend();
     }
 
     pub(crate) fn resume(self: &Arc<Self>) {
-        let served = self.core().resume();
-        for (waiter, conn) in served {
-            self.settle(Put::Hand(waiter, conn));
-        }
-        self.connect_as_wished();
+        Shell::resume(self);
     }
 
     pub(crate) fn stats(&self) -> PoolStats {
-        let (counts, limits) = {
-            let core = self.core();
-            (core.counts(), core.limits())
-        };
+        let (counts, limits) = self.shell().snapshot();
         let (now, threshold) = (self.clock.now(), self.config.leak_threshold.unwrap_or(Duration::MAX));
-        let leaked = |slot: &&Arc<Slot>| slot.held(now).is_some_and(|(held, _)| held > threshold);
+        let leaked = |slot: &&Arc<Slot>| slot.held(now).is_some_and(|held| held > threshold);
         PoolStats {
             active_connections: counts.in_use,
             idle: counts.idle,
-            pool_size: limits.size,
-            overflow: limits.overflow,
+            pool_size: limits.size.min(limits.cap),
+            overflow: limits.max() - limits.size.min(limits.cap),
             utilization: f64::from(counts.in_use) / f64::from(limits.max().max(1)),
             connection_queue_size: counts.waiting,
             connecting: counts.connecting,

@@ -3,7 +3,7 @@
 use anyhow::{Result, bail};
 
 use super::{Step, downstream};
-use crate::{suite, tidy, workspace};
+use crate::{model, suite, tidy, workspace};
 
 /// The version that `deny.toml` was written for.
 const CARGO_DENY: &str = "0.20.2";
@@ -39,6 +39,7 @@ pub(super) fn run(step: Step, advisories: bool) -> Result<()> {
         Step::Features => features(),
         Step::Downstream => downstream::run(),
         Step::Deny => deny(advisories),
+        Step::Model => model::run(&model::Args::default()).map(drop),
         Step::Test => match suite::run(&suite::Args::default())? {
             0 => Ok(()),
             code => bail!("cargo test: exit code {code}"),

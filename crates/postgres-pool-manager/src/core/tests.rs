@@ -4,7 +4,7 @@ use super::*;
 use proptest::prelude::*;
 use std::collections::{BTreeSet, VecDeque};
 
-const LIMITS: Limits = Limits { size: 2, overflow: 1, min_idle: 0, connecting: 3, queue: 8 };
+const LIMITS: Limits = Limits { size: 2, overflow: 1, min_idle: 0, connecting: 3, queue: 8, cap: u32::MAX };
 
 #[derive(Clone, Debug)]
 enum Op {
@@ -233,4 +233,34 @@ fn a_shrink_while_empty_holds_the_new_limit() {
     }
     assert!(core.resize(Limits { size: 1, overflow: 0, ..LIMITS }).is_empty());
     assert_eq!((core.put(0), core.put(1), core.put(2)), (Put::Close(0), Put::Close(1), Put::Kept));
+}
+
+#[test]
+fn what_was_only_checked_is_used_no_sooner() {
+    let mut core: Core<u32, u32> = Core::new(LIMITS);
+    assert_eq!(core.wish(), 0);
+    for id in 0..3 {
+        assert!(core.reserve());
+        assert_eq!(core.connected(id), Put::Kept);
+    }
+    let borrowed = core.borrow_if(|id| *id == 1);
+    assert_eq!(core.put_unused(borrowed.unwrap()), Put::Kept);
+    assert_eq!((core.take(), core.take(), core.take()), (Take::Got(2), Take::Got(0), Take::Got(1)));
+}
+
+#[test]
+fn callers_that_hold_on_to_theirs_make_it_open_several_at_a_time() {
+    let mut core = Core::new(Limits { size: 20, ..LIMITS });
+    for waiter in 0..8 {
+        assert_eq!(core.take(), Take::Wait);
+        core.enqueue(waiter).unwrap();
+    }
+    assert_eq!(core.wish(), 3, "nothing is open yet");
+    for id in 0..3 {
+        assert!(matches!(core.connected(id), Put::Hand(..)));
+    }
+    assert_eq!(core.wish(), 3, "nothing came back meanwhile");
+    assert!(matches!(core.put(0), Put::Hand(..)));
+    assert!(matches!(core.connected(3), Put::Hand(..)));
+    assert_eq!(core.wish(), 0, "it turns over: those under way will do");
 }

@@ -1,8 +1,8 @@
 //! Futures dropped at any point: no poisoned connection, no lost permit, nothing left open at the server.
 
 use crate::support::*;
-use local_stack::wait_for;
-use postgres_pool_manager::{Error, PostgresPoolManager, sqlx};
+use local_stack::{Database, wait_for};
+use postgres_pool_manager::{Cancel, Config, Error, PostgresPoolManager, sqlx};
 use std::{
     future::Future,
     pin::Pin,
@@ -11,9 +11,9 @@ use std::{
 use tokio::task::JoinSet;
 
 /// Ends after so many polls, whatever its future is doing then.
-struct Polls<F> {
-    future: Pin<Box<F>>,
-    left: u32,
+pub(crate) struct Polls<F> {
+    pub(crate) future: Pin<Box<F>>,
+    pub(crate) left: u32,
 }
 
 impl<F: Future> Future for Polls<F> {
@@ -71,6 +71,31 @@ async fn work(pool: PostgresPoolManager, kind: u32) -> Result<(), Error> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_thousand_random_cancellations_leave_the_pool_whole() {
     let (pool, db) = pool(5).await;
+    a_thousand(&pool, &db).await;
+}
+
+/// What is abandoned is cancelled at the server meanwhile: nobody else's statement may be.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_thousand_random_cancellations_at_the_server_too_leave_the_pool_whole() {
+    let db = database().await;
+    let settings = Config { cancel: Cancel::Eager, ..config(db.url(), 5) };
+    let pool = settings.connect().await.unwrap();
+    // Some that would run on: they alone are worth an order.
+    let mut sleepers = JoinSet::new();
+    for n in 0..20_u64 {
+        let pool = pool.clone();
+        sleepers.spawn(async move {
+            let primary = pool.primary();
+            let sleep = sqlx::query("SELECT pg_sleep(30)").execute(&primary);
+            tokio::time::timeout(millis(100 + 20 * n), sleep).await.unwrap_err();
+        });
+    }
+    a_thousand(&pool, &db).await;
+    sleepers.join_all().await;
+    wait_idle(&pool, "every permit back").await;
+}
+
+async fn a_thousand(pool: &PostgresPoolManager, db: &Database) {
     db.sql("CREATE TABLE counters (id int PRIMARY KEY, n int DEFAULT 0); INSERT INTO counters SELECT generate_series(0, 9)")
         .await
         .unwrap();
@@ -91,10 +116,10 @@ async fn a_thousand_random_cancellations_leave_the_pool_whole() {
         }
     }
     tasks.shutdown().await;
-    wait_idle(&pool, "every permit back").await;
+    wait_idle(pool, "every permit back").await;
     wait_for("no session idle in transaction at the server", SOON, async || {
         let open = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND state LIKE 'idle in%'";
-        scalar(&db, open).await == "0"
+        scalar(db, open).await == "0"
     })
     .await;
     // Every permit is there, and every connection behind it answers with its own answer.
@@ -110,6 +135,10 @@ async fn a_thousand_random_cancellations_leave_the_pool_whole() {
         assert_eq!(memory, "4MB");
     }
     assert_eq!(pool.pool_stats().active_connections, 5);
+    eprintln!(
+        "{cancelled} random drops, {finished} that ended, {:?} given up",
+        pool.pool_stats().discarded_total
+    );
 }
 
 #[tokio::test]

@@ -2,7 +2,9 @@
 
 use crate::support::*;
 use local_stack::{FaultProxy, via, wait_for};
-use postgres_pool_manager::{Config, ConnectFailure, Error, PoolState, ReplicaEndpoint, Schema, roles_sql};
+use postgres_pool_manager::{
+    Config, ConnectFailure, Error, PoolState, ReplicaEndpoint, Schema, roles_sql, sqlx,
+};
 use resilience::Deadline;
 
 async fn failure(config: Config) -> (ConnectFailure, String) {
@@ -55,16 +57,59 @@ async fn a_server_that_does_not_answer_is_given_up_in_time() {
     let db = database().await;
     let proxy = FaultProxy::start(db.primary().target()).await.unwrap();
     proxy.black_hole(true);
-    let connect_timeout = millis(100);
+    let connect_timeout = millis(700);
     let settings = Config { connect_timeout, ..config(db.url_via(proxy.addr()), 1) };
     let (kind, _) = failure(settings.clone()).await;
     assert_eq!(kind, ConnectFailure::Unreachable);
     let pool = Config { lazy_connect: true, ..settings }.connect().await.unwrap();
     assert_eq!(pool.status().state, PoolState::Disconnected);
-    let error = pool.write().deadline(Deadline::after(millis(300))).await.unwrap_err();
+    let error = pool.write().deadline(Deadline::after(millis(2000))).await.unwrap_err();
     assert!(error.to_string().contains("last connect error: cannot connect to primary"), "{error}");
     proxy.heal();
     pool.write().await.unwrap();
+    assert_eq!(pool.status().state, PoolState::Connected);
+}
+
+/// A caller waits for its whole deadline, for a successor may come within it; then it is told why nothing came.
+#[tokio::test]
+async fn callers_of_a_server_that_refuses_wait_for_their_deadline_and_are_told_why() {
+    let db = database().await;
+    let server = db.primary();
+    let user = format!("{}_moved", db.name());
+    db.sql(&format!("CREATE ROLE {user} LOGIN PASSWORD 'old'")).await.unwrap();
+    let proxy = FaultProxy::start(server.target()).await.unwrap();
+    let url = via(&server.url_as(&user, "old", db.name()), proxy.addr());
+    let pool = config(url, 1).connect().await.unwrap();
+    let mut lost = pool.write().await.unwrap();
+    proxy.cut_and_refuse();
+    // Its connection goes, and no other can be opened.
+    sqlx::query("SELECT 1").execute(&mut lost).await.unwrap_err();
+    drop(lost);
+    let refused = async |expected: &str| {
+        let began = std::time::Instant::now();
+        let error = pool.write().deadline(Deadline::after(millis(600))).await.unwrap_err();
+        let took = began.elapsed();
+        assert!(took >= millis(600) && took < millis(3000), "{took:?}");
+        assert!(error.is_retryable(), "{error}");
+        let Error::AcquireTimeout { last_connect_error: Some(why), active: 0, .. } = &error else {
+            panic!("{error:?}")
+        };
+        assert!(why.contains(expected) && error.to_string().contains(why), "{error}");
+    };
+    refused("it cannot be reached").await;
+    refused("Connection refused").await;
+    // Reachable again, under another password: the latest reason counts.
+    db.sql(&format!("ALTER ROLE {user} PASSWORD 'new'")).await.unwrap();
+    proxy.heal();
+    wait_for("the other reason", SOON, async || {
+        let error = pool.write().deadline(Deadline::after(millis(300))).await.unwrap_err();
+        error.to_string().contains("user or password refused")
+    })
+    .await;
+    refused("user or password refused").await;
+    db.sql(&format!("ALTER ROLE {user} PASSWORD 'old'")).await.unwrap();
+    let mut session = pool.write().await.unwrap();
+    sqlx::query("SELECT 1").execute(&mut session).await.unwrap();
     assert_eq!(pool.status().state, PoolState::Connected);
 }
 

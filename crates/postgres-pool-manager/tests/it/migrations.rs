@@ -72,7 +72,8 @@ async fn a_lock_that_is_held_is_waited_for_until_the_deadline() {
     let mut holder = pool.write().await.unwrap();
     let lock = "SELECT pg_advisory_lock(hashtextextended('migrate database_services', 0))";
     postgres_pool_manager::sqlx::raw_sql(lock).execute(&mut holder).await.unwrap();
-    let options = MigrateOptions { deadline: Deadline::after(millis(300)), ..MigrateOptions::default() };
+    // Long enough to connect on a busy machine: what ends it has to be the lock.
+    let options = MigrateOptions { deadline: Deadline::after(millis(3000)), ..MigrateOptions::default() };
     let refused = refusal(pool.migrate(SETS, options).await);
     assert!(matches!(refused, MigrationError::Locked { .. }), "{refused}");
 }

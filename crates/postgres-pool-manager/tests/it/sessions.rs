@@ -180,3 +180,49 @@ async fn a_statement_beyond_its_deadline_ends_at_client_and_server() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn statements_say_whose_they_are_where_that_is_wanted() {
+    let db = database().await;
+    let mut settings = config(db.url(), 1);
+    settings.statement_tags.insert("service".into(), "orders".into());
+    settings.traceparent = Some(|| Some("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".into()));
+    let pool = settings.connect().await.unwrap();
+    let own = "SELECT query FROM pg_stat_activity WHERE pid = pg_backend_pid() AND $1";
+    for _ in 0..3 {
+        let text: String = sqlx::query_scalar(own).bind(true).fetch_one(&pool.primary()).await.unwrap();
+        let tags =
+            "/*service='orders',traceparent='00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01'*/";
+        assert_eq!(text, format!("{own} {tags}"));
+    }
+    let mut tx = pool.begin(Default::default()).await.unwrap();
+    let prepared: i64 =
+        sqlx::query_scalar("SELECT count(*) FROM pg_prepared_statements").fetch_one(&mut tx).await.unwrap();
+    assert!(prepared <= 1, "none for each trace: {prepared}");
+    let text: String = sqlx::query_scalar(own).bind(true).fetch_one(&mut tx).await.unwrap();
+    assert!(text.contains("service='orders'"), "{text}");
+    tx.commit().await.unwrap();
+}
+
+/// Rows that come without a pause leave no moment in which somebody looks at the clock, unless it is looked at.
+#[tokio::test]
+async fn a_stream_that_never_pauses_ends_at_its_deadline() {
+    let (pool, _db) = pool(1).await;
+    let mut session = pool.write().await.unwrap();
+    let began = std::time::Instant::now();
+    session.set_deadline(resilience::Deadline::after(millis(300)));
+    let mut rows = sqlx::query("SELECT generate_series(1, 1000000000)").fetch(&mut session);
+    let mut count = 0_u64;
+    let error = loop {
+        match rows.try_next().await {
+            Ok(row) => {
+                assert!(row.is_some() && began.elapsed() < SOON, "it went on for {:?}", began.elapsed())
+            }
+            Err(error) => break error,
+        }
+        count += 1;
+    };
+    drop(rows);
+    assert!(matches!(Error::from(error), Error::Timeout { .. }));
+    assert!(began.elapsed() < millis(3000), "{count} rows in {:?}", began.elapsed());
+}

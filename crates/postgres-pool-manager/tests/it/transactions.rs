@@ -141,6 +141,29 @@ async fn a_commit_beyond_its_deadline_is_unknown_and_still_runs_its_hooks() {
 }
 
 #[tokio::test]
+async fn beyond_the_deadline_nothing_is_sent_any_more() {
+    let (pool, proxy, db) = proxied(|_| {}).await;
+    table(&db).await;
+    let seen = Seen::default();
+    let deadline = Deadline::after(millis(800));
+    let mut tx =
+        pool.begin(TransactionOptions { deadline: Some(deadline), ..Default::default() }).await.unwrap();
+    watch(&mut tx, &seen);
+    add(&mut tx, 1).await.unwrap();
+    local_stack::wait_for("the deadline", SOON, async || deadline.is_expired()).await;
+    proxy.reset_counts();
+    let late = Error::from(add(&mut tx, 1).await.unwrap_err());
+    assert!(matches!(late, Error::Timeout { operation: "a statement", .. }), "{late:?}");
+    assert_eq!(proxy.round_trips(), 0);
+    let late = tx.commit().await.unwrap_err();
+    assert!(matches!(late, Error::Timeout { operation: "COMMIT", .. }), "known: it was never sent: {late:?}");
+    assert!(seen.lock().unwrap().is_empty());
+    wait_idle(&pool, "rolled back").await;
+    assert_eq!(scalar(&db, "SELECT n FROM t WHERE id = 1").await, "0");
+    assert_eq!(pool.pool_stats().discarded_total, 0, "rolled back, not given up");
+}
+
+#[tokio::test]
 async fn a_commit_that_the_server_ended_before_it_got_there_is_rolled_back() {
     let (pool, db) = pool(1).await;
     table(&db).await;
@@ -166,6 +189,15 @@ async fn what_travels_with_the_commit_is_looked_at_like_any_statement() {
     assert!(matches!(refused, Error::TransactionControl { .. }), "{refused:?}");
     wait_idle(&pool, "rolled back").await;
     assert_eq!(scalar(&db, "SELECT n FROM t WHERE id = 1").await, "0");
+    for (text, expected) in [("", 0), (" -- nothing\n;", 0), ("SELECT 1; SELECT 2", 2)] {
+        let mut tx = pool.begin(Default::default()).await.unwrap();
+        add(&mut tx, 1).await.unwrap();
+        tx.before_commit(text);
+        let refused = tx.commit().await.unwrap_err();
+        assert!(matches!(refused, Error::NotOneStatement { found, .. } if found == expected), "{refused:?}");
+        wait_idle(&pool, "rolled back").await;
+        assert_eq!(scalar(&db, "SELECT n FROM t WHERE id = 1").await, "0");
+    }
     let mut tx = pool.begin(Default::default()).await.unwrap();
     tx.before_commit("SET search_path = elsewhere");
     tx.commit().await.unwrap();

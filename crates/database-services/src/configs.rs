@@ -9,11 +9,11 @@ use access_control::Rates;
 use health_manager::Group;
 use redis_link::{CredentialProvider, Endpoint, PasswordFile, SentinelTopology, TlsConfig, Topology, Verify};
 use secrecy::{ExposeSecret, SecretString};
-use url::Url;
 
 use crate::settings::{Settings, hosts};
 use crate::{Error, ManagerMode};
 
+mod postgres;
 mod validate;
 pub(crate) use validate::{check, problems};
 
@@ -35,8 +35,14 @@ pub(crate) fn postgres_address(settings: &Settings) -> String {
     }
 }
 
+/// The primary's address at another server.
+pub(crate) fn replica_url(settings: &Settings, host: &str, port: u16) -> Result<String, Error> {
+    postgres::Address::main(settings).at(host.to_owned(), port).url()
+}
+
 pub(crate) fn pool(mode: ManagerMode, s: &Settings) -> Result<postgres_pool_manager::Config, Error> {
-    use postgres_pool_manager::{Config, Endpoint, ReplicaEndpoint};
+    use postgres_pool_manager::{Balance, Cancel, Config, Endpoint, ReplicaEndpoint};
+    let main = postgres::Address::main(s);
     let mut replicas = Vec::new();
     let single = s.database_replica_host.iter();
     for item in s.database_replicas.iter().chain(single) {
@@ -46,11 +52,18 @@ pub(crate) fn pool(mode: ManagerMode, s: &Settings) -> Result<postgres_pool_mana
             continue; // Named by both settings.
         }
         let weight = i32::try_from(host.weight).unwrap_or(i32::MAX);
-        replicas.push(ReplicaEndpoint::new(name, postgres_url(s, &host.host, host.port)?, weight));
+        let url = replica_url(s, &host.host, host.port)?;
+        replicas.push(ReplicaEndpoint::new(name, url, weight));
     }
+    let direct = postgres::Address::direct(s)?.map(|address| address.url()).transpose()?;
     Ok(Config {
-        primary: Endpoint::new(postgres_address(s), postgres_url(s, &s.database_host, s.database_port)?),
+        primary: Endpoint::new(postgres_address(s), main.url()?),
         replicas,
+        direct: direct.map(|url| Endpoint::new("DATABASE_DIRECT_URL", url)),
+        pgbouncer: s.database_pgbouncer,
+        // Behind PgBouncer the server's connections are PgBouncer's, and so is sharing them.
+        fleet_budget: (!s.database_pgbouncer).then_some(s.database_max_connections),
+        credentials: postgres::credentials(s),
         size: s.database_pool_size,
         max_overflow: s.database_max_overflow,
         min_idle: s.database_min_idle,
@@ -59,55 +72,20 @@ pub(crate) fn pool(mode: ManagerMode, s: &Settings) -> Result<postgres_pool_mana
         idle_timeout: s.database_idle_timeout,
         max_lifetime: s.database_max_lifetime,
         replica_lag_limit: s.database_replica_lag_limit,
+        leak_threshold: Some(s.database_leak_threshold).filter(|after| !after.is_zero()),
+        reclaim_after: s.database_reclaim_after,
+        cancel: if s.database_cancel == "eager" { Cancel::Eager } else { Cancel::Connection },
+        failover: s.database_failover,
+        balance: match s.database_replica_balance.as_str() {
+            "least_outstanding" => Balance::LeastOutstanding,
+            _ => Balance::RoundRobin,
+        },
+        read_after_wait: s.database_read_after_wait,
+        replica_ban: s.database_replica_ban,
         schema: s.database_schema.clone(),
         application_name: format!("database-services/{mode}"),
         ..Config::default()
     })
-}
-
-/// Puts the parts together again, everything percent-encoded.
-fn postgres_url(s: &Settings, host: &str, port: u16) -> Result<String, Error> {
-    let mut url = Url::parse("postgres://localhost").map_err(|e| broken("Postgres", e))?;
-    let socket = host.starts_with('/');
-    if !socket {
-        let bracketed = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
-        url.set_host(Some(&bracketed)).map_err(|e| broken("Postgres", e))?;
-    }
-    url.set_port(Some(port)).map_err(|()| broken("Postgres", port))?;
-    // Encoded beforehand: the library leaves alone what looks like an escape.
-    url.set_username(&encode(&s.database_user)).map_err(|()| broken("Postgres", "DATABASE_USER"))?;
-    let password = s.database_password.as_ref().map(|p| encode(p.expose_secret()));
-    url.set_password(password.as_deref()).map_err(|()| broken("Postgres", "DATABASE_PASSWORD"))?;
-    url.set_path(&encode(&s.database_name));
-    let mut query = url.query_pairs_mut();
-    query.append_pair("sslmode", s.postgres_ssl_mode());
-    if socket {
-        query.append_pair("host", host);
-    }
-    for (name, path) in [
-        ("sslrootcert", &s.database_ssl_ca_path),
-        ("sslcert", &s.database_ssl_cert_path),
-        ("sslkey", &s.database_ssl_key_path),
-    ] {
-        if let Some(path) = path {
-            query.append_pair(name, &path.display().to_string());
-        }
-    }
-    drop(query);
-    Ok(url.into())
-}
-
-/// Percent-encodes everything but letters, digits and `-_.~`.
-fn encode(text: &str) -> String {
-    let mut encoded = String::with_capacity(text.len());
-    for byte in text.bytes() {
-        if byte.is_ascii_alphanumeric() || b"-_.~".contains(&byte) {
-            encoded.push(char::from(byte));
-        } else {
-            encoded.push_str(&format!("%{byte:02X}"));
-        }
-    }
-    encoded
 }
 
 /// The link of the cache; `None`: no Redis is configured.

@@ -37,6 +37,16 @@
 //!   the new is not healthy.
 //! * **Settings** are values: [`Settings`]; only [`Settings::from_env`] and [`get_database_services`] read the
 //!   environment.
+//! * **Many instances** share `DATABASE_MAX_CONNECTIONS` through leases in our schema: each takes what the others leave.
+//! * **Secrets that change**: `DATABASE_PASSWORD_FILE` and the certificates are read at every connection.
+//! * **Behind PgBouncer** (`DATABASE_PGBOUNCER`, `DATABASE_DIRECT_URL`): what outlives a transaction is refused.
+//!
+//! The derives of sqlx ([`FromRow`](sqlx::FromRow), [`Type`](sqlx::Type), …) write `::sqlx` into your code, and have no
+//! attribute for another path. A line in your own manifest mends that; the types are the same, as it is the same crate:
+//!
+//! ```toml
+//! sqlx = { version = "0.9", default-features = false, features = ["postgres", "macros"] }
+//! ```
 //!
 //! Not yet: maintenance and emergency modes, warming, Sentinel and Cluster, Postgres backends of locks and bus.
 
@@ -48,6 +58,7 @@ mod mode;
 mod parts;
 mod probes;
 mod reconfigure;
+mod servers;
 mod services;
 pub mod settings;
 mod shared;
@@ -57,6 +68,7 @@ pub use error::{Error, ReconfigureError};
 pub use mode::{ManagerMode, UnknownMode, Warming};
 pub use probes::PROBES;
 pub use reconfigure::ReconfigureReport;
+pub use servers::{postgres_config, postgres_replica};
 pub use services::{DatabaseServices, ServiceState, create_database_services};
 pub use settings::Settings;
 pub use shared::get_database_services;

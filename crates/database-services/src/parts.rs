@@ -214,7 +214,23 @@ fn postgres_mend(error: &postgres_pool_manager::Error) -> &'static str {
     match error {
         E::Connect { failure: F::Credentials, .. } => "check DATABASE_USER and DATABASE_PASSWORD",
         E::Connect { failure: F::NoDatabase, .. } => "check DATABASE_NAME, or create the database",
-        E::Connect { failure: F::Tls, .. } => "check DATABASE_SSL_MODE and the certificate paths",
+        E::Connect { failure: F::NoCredentials, .. } => "check the file of DATABASE_PASSWORD_FILE",
+        E::Connect { failure: F::Pooler, .. } => "set DATABASE_PGBOUNCER=true and DATABASE_DIRECT_URL",
+        E::Connect { failure: F::OtherCluster, .. } => {
+            "point DATABASE_URL, DATABASE_DIRECT_URL and the replicas at servers of one cluster"
+        }
+        E::Connect {
+            failure:
+                F::Tls
+                | F::CertificateFiles
+                | F::ServerCertificateExpired
+                | F::ServerCertificateNotYetValid
+                | F::ServerCertificateHost
+                | F::ServerCertificateAuthority
+                | F::ClientCertificateExpired
+                | F::ClientCertificateRefused,
+            ..
+        } => "check DATABASE_SSL_MODE and the certificate paths",
         E::Connect { failure: F::NotWritable, .. } => "point DATABASE_HOST (or DATABASE_URL) at the primary",
         E::Connect { failure: F::TooManyConnections, .. } => {
             "lower DATABASE_POOL_SIZE or raise max_connections"

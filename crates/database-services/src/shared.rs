@@ -3,7 +3,6 @@
 use std::collections::HashMap;
 use std::sync::{Arc, LazyLock, Weak};
 
-use access_control::SecurityContext;
 use parking_lot::Mutex;
 use tokio::runtime::{Handle, Id};
 
@@ -45,9 +44,7 @@ pub(crate) fn instance(
         return Ok(services);
     }
     let settings = settings()?;
-    let tier = settings.security_tier.parse().unwrap_or_default();
-    let context = SecurityContext::new(&settings.security_agent_id, tier)
-        .map_err(|error| Error::Component { component: "security", message: error.to_string() })?;
+    let context = settings.security_context()?;
     let services = create_database_services(mode, settings, context)?;
     instances.insert((mode, runtime), Arc::downgrade(&services.inner));
     Ok(services)

@@ -1,7 +1,6 @@
 //! What a test stands on: servers, a database, a namespace, and the settings that lead there. Several sets of services may
 //! stand on one ground, as the processes of one service do.
 
-use database_services::access_control::SecurityContext;
 use database_services::settings::explain;
 use database_services::{DatabaseServices, ManagerMode, Settings, create_database_services};
 use local_stack::{Database, PostgresOptions, RedisOptions, SharedStack, Stack};
@@ -124,10 +123,7 @@ async fn redis_of(choice: Option<Choice<RedisOptions>>) -> Result<Option<Stack>,
 
 /// Services for who the settings say that they act as.
 pub(crate) fn services_of(mode: ManagerMode, settings: Settings) -> Result<DatabaseServices, Error> {
-    let tier = settings.security_tier.parse().unwrap_or_default();
-    let context = SecurityContext::new(&settings.security_agent_id, tier).map_err(|error| {
-        database_services::Error::Component { component: "security", message: error.to_string() }
-    })?;
+    let context = settings.security_context()?;
     Ok(create_database_services(mode, settings, context)?)
 }
 

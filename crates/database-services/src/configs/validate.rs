@@ -20,6 +20,10 @@ const POOL: Fields = &[
     ("idle_timeout", "database_idle_timeout"),
     ("max_lifetime", "database_max_lifetime"),
     ("schema", "database_schema"),
+    ("direct", "database_direct_url"),
+    ("direct.url", "database_direct_url"),
+    ("pgbouncer", "database_pgbouncer"),
+    ("fleet_budget", "database_max_connections"),
 ];
 const LINK: Fields = &[
     ("namespace", "redis_namespace"),

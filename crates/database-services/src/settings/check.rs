@@ -82,6 +82,19 @@ fn postgres(report: &mut Report<'_>) {
         _ => {}
     }
     pair(report, "database_ssl_cert_path", "database_ssl_key_path");
+    match &s.database_direct_url {
+        None if s.database_pgbouncer => report.problem(
+            "database_direct_url",
+            "is missing, and DATABASE_PGBOUNCER is on: migrations and LISTEN need Postgres itself",
+            "set DATABASE_DIRECT_URL to the primary, or DATABASE_PGBOUNCER=false",
+        ),
+        None => {}
+        Some(url) => {
+            if let Err(why) = url_parts::parse("database_url", url.expose_secret()) {
+                report.problem("database_direct_url", why.message, why.mend);
+            }
+        }
+    }
     let schema_ok = !s.database_schema.is_empty()
         && s.database_schema.len() <= 63
         && s.database_schema.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')
@@ -274,6 +287,17 @@ fn production(report: &mut Report<'_>) {
             "production is refused without TLS to Postgres",
             "set DATABASE_USE_SSL=true, or DATABASE_SSL_MODE=verify-full with DATABASE_SSL_CA_PATH",
         );
+    }
+    let direct =
+        s.database_direct_url.as_ref().map(|url| url_parts::parse("database_url", url.expose_secret()));
+    if let Some(Ok(parts)) = direct {
+        let part = |wanted: &str| parts.iter().find(|(key, text)| *key == wanted && !text.is_empty());
+        let plain =
+            part("database_ssl_mode").is_some_and(|(_, mode)| matches!(mode.as_str(), "disable" | "prefer"));
+        if plain && !part("database_host").is_some_and(|(_, host)| host.starts_with('/')) {
+            let mend = "write sslmode=verify-full, or nothing, for DATABASE_SSL_MODE";
+            report.problem("database_direct_url", "production is refused without TLS to Postgres", mend);
+        }
     }
     if s.database_max_connections < 20 {
         report.problem(

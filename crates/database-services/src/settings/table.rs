@@ -159,18 +159,26 @@ settings! {
         "DATABASE_SSL_KEY_PATH" => database_ssl_key_path: Option<PathBuf> = None, Path, "Client key.";
         "DATABASE_POOL_SIZE" | "DB_POOL_SIZE" => database_pool_size: u32 = Some("10"), int(1, 10_000), "Connections of this instance that stay open.";
         "DATABASE_MAX_OVERFLOW" | "DB_POOL_OVERFLOW" => database_max_overflow: u32 = Some("20"), int(0, 10_000), "Short-lived connections beyond the pool size.";
-        "DATABASE_MAX_CONNECTIONS" => database_max_connections: u32 = Some("50"), int(1, 100_000), "The whole fleet's budget; one instance's size + overflow must fit.";
+        "DATABASE_MAX_CONNECTIONS" => database_max_connections: u32 = Some("50"), int(1, 100_000), "The whole fleet's budget at each server: instances share it by leases in our schema; one instance's size + overflow must fit. Not used behind PgBouncer.";
         "DATABASE_MIN_IDLE" => database_min_idle: u32 = Some("1"), int(0, 10_000), "Idle connections kept ready.";
         "DATABASE_ACQUIRE_TIMEOUT" => database_acquire_timeout: Duration = Some("30s"), span(10, DAY), "Longest wait for a connection when the caller sets no deadline.";
         "DATABASE_STATEMENT_TIMEOUT" => database_statement_timeout: Duration = Some("60s"), span(10, DAY), "The server ends statements that run longer.";
         "DATABASE_IDLE_TIMEOUT" => database_idle_timeout: Duration = Some("10m"), span(100, DAY), "Idle connections beyond the minimum are closed after this.";
         "DATABASE_MAX_LIFETIME" => database_max_lifetime: Duration = Some("30m"), span(1_000, 7 * DAY), "A connection is replaced after this, with jitter.";
+        "DATABASE_LEAK_THRESHOLD" => database_leak_threshold: Duration = Some("1m"), span(0, DAY), "A session held for longer is reported with where it was taken; 0: never.";
+        "DATABASE_RECLAIM_AFTER" => database_reclaim_after: Option<Duration> = None, span(1_000, DAY), "A session held for longer loses its connection; unset: never.";
+        "DATABASE_CANCEL" => database_cancel: String = Some("connection"), Choice(&["connection", "eager"]), "What ends an abandoned statement at the server: its connection's end, within a second, or an order at once.";
         "DATABASE_REPLICA_HOST" => database_replica_host: Option<String> = None, Text, "One read replica, `host` or `host:port`; same user, password and database.";
         "DATABASE_REPLICAS" => database_replicas: Vec<String> = None, List, "Read replicas with weights: `host[:port][*weight],…`.";
         "DATABASE_REPLICA_LAG_LIMIT" => database_replica_lag_limit: Duration = Some("5s"), span(10, DAY), "Reads avoid a replica that is further behind.";
+        "DATABASE_FAILOVER" => database_failover: bool = Some("true"), Bool, "Write to a replica once it was promoted; a replica of weight 0 is a standby for that alone.";
+        "DATABASE_REPLICA_BALANCE" => database_replica_balance: String = Some("round_robin"), Choice(&["round_robin", "least_outstanding"]), "How a replica is chosen, by weight in both cases.";
+        "DATABASE_READ_AFTER_WAIT" => database_read_after_wait: Duration = Some("10ms"), span(0, 60_000), "How long a read with a token waits for a replica before it goes to the primary.";
+        "DATABASE_REPLICA_BAN" => database_replica_ban: Duration = Some("1m"), span(0, DAY), "How long a replica that fails again stays out of the reads, growing; 0: never.";
         "DATABASE_SCHEMA" => database_schema: String = Some("database_services"), Text, "The schema that holds our tables.";
         "DATABASE_AUTO_MIGRATE" => database_auto_migrate: Option<bool> = None, Bool, "Migrate our schema at start; unset: yes in development, no in production.";
-        "DATABASE_DIRECT_URL" => database_direct_url: Option<SecretString> = None, Url(POSTGRES), "Postgres without the pooler in between.", refused = Some("PgBouncer in transaction mode is not supported yet");
+        "DATABASE_PGBOUNCER" => database_pgbouncer: bool = Some("false"), Bool, "DATABASE_URL (and every replica) is a PgBouncer in transaction mode; needs DATABASE_DIRECT_URL.";
+        "DATABASE_DIRECT_URL" => database_direct_url: Option<SecretString> = None, Url(POSTGRES), "The primary without a pooler in between, for migrations and LISTEN; what it does not say (user, password, database, TLS) is as for the primary.";
     }
     Redis {
         "REDIS_URL" => redis_url: Option<SecretString> = None, Url(REDIS), "The master as one URL; stands for host, port, username, password, database and SSL.";

@@ -11,7 +11,7 @@ use super::load::{self, LoadOptions, Note};
 use super::problem::{SettingsErrors, Source};
 use super::table::{self, Group, Values};
 use super::value::Parsed;
-use crate::ManagerMode;
+use crate::{Error, ManagerMode, SecurityContext};
 
 /// Loaded and checked settings; the fields of [`Values`] are read through it (`settings.database_pool_size`).
 #[derive(Clone)]
@@ -90,6 +90,18 @@ impl Settings {
     /// The mode that `dbsvc serve` runs in.
     pub fn manager_mode(&self) -> ManagerMode {
         self.mode.parse().unwrap_or_default()
+    }
+
+    /// Who this process acts as: `SECURITY_AGENT_ID` in `SECURITY_TIER`, for
+    /// [`create_database_services`](crate::create_database_services).
+    ///
+    /// # Errors
+    /// The names are of no agent or no tier; loading has refused such settings already.
+    pub fn security_context(&self) -> Result<SecurityContext, Error> {
+        let refused = |message: String| Error::Component { component: "security", message };
+        let tier = self.security_tier.parse().map_err(|error| refused(format!("SECURITY_TIER: {error}")))?;
+        SecurityContext::new(&self.security_agent_id, tier)
+            .map_err(|error| refused(format!("SECURITY_AGENT_ID: {error}")))
     }
 
     /// The filter of the log: `LOG_LEVEL` where it is set, else `debug` with `DEBUG`, else `info`.

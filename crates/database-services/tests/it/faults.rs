@@ -104,7 +104,10 @@ async fn postgres_going_away_makes_it_not_ready() {
     ground.set("DATABASE_URL", ground.database.url_via(proxy.addr())).set("HEALTH_TIMEOUT", "500ms");
     let services = ground.running().await;
     let health = services.health_manager();
-    wait_for("ready", PATIENCE, async || health.group(Group::Readiness).passing).await;
+    wait_for("started and ready", PATIENCE, async || {
+        health.group(Group::Startup).passing && health.group(Group::Readiness).passing
+    })
+    .await;
     proxy.refuse(true);
     proxy.cut();
     wait_for("unhealthy", PATIENCE, async || health.check_health().status == Status::Unhealthy).await;

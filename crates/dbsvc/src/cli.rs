@@ -6,6 +6,11 @@ use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 use ops_http::Listen;
 
+mod operate;
+pub(crate) use operate::{
+    At, Confirm, DbCommand, FailoverCommand, For, OnOff, PoolCommand, ReplicasCommand, Switch, Work,
+};
+
 const EXIT_CODES: &str = "\
 Exit codes:
   0   fine
@@ -87,9 +92,18 @@ Examples:
     /// The cache of a running instance
     #[command(subcommand)]
     Cache(CacheCommand),
-    /// The connection pool of a running instance
+    /// The connection pool of a running instance, and what its servers do
     #[command(subcommand)]
     Pool(PoolCommand),
+    /// The balancer of a running instance: which server gets reads
+    #[command(subcommand)]
+    Replicas(ReplicasCommand),
+    /// The Postgres servers of the settings: who is at work, sizes, indexes, replication, maintenance
+    #[command(subcommand)]
+    Db(DbCommand),
+    /// Promote a standby, point the others at it, go back: at the servers of the settings
+    #[command(subcommand)]
+    Failover(FailoverCommand),
     /// The Redis links of a running instance
     #[command(subcommand)]
     Redis(RedisCommand),
@@ -243,20 +257,6 @@ pub(crate) enum CacheCommand {
         /// Only this instance's memory
         #[arg(long)]
         l1: bool,
-    },
-}
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum PoolCommand {
-    /// Connections, utilization, waiting callers
-    Stats,
-    /// Change the pool's size at run time
-    #[command(after_help = "Example: dbsvc pool resize 20 --overflow 10 --up up.json")]
-    Resize {
-        size: u32,
-        /// Connections beyond the size under load; default: as it is
-        #[arg(long)]
-        overflow: Option<u32>,
     },
 }
 

@@ -3,6 +3,8 @@
 pub(crate) mod admin;
 pub(crate) mod cache;
 pub(crate) mod config;
+pub(crate) mod db;
+pub(crate) mod failover;
 pub(crate) mod health;
 pub(crate) mod locks;
 pub(crate) mod meta;
@@ -10,6 +12,7 @@ pub(crate) mod migrate;
 pub(crate) mod pool;
 pub(crate) mod pubsub;
 pub(crate) mod redis;
+pub(crate) mod replicas;
 pub(crate) mod serve;
 pub(crate) mod stats;
 

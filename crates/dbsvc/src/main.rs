@@ -1,17 +1,20 @@
 //! The command line of database-services: serve, health, stats, settings, migrations, admin.
 //!
 //! A command is a function from its arguments to an exit code; `main` alone prints failures. Every command of a
-//! running instance goes through the admin transport of `ops-http`, and none opens a database behind its back.
-//! Not yet: the runbook jobs (`check`, `bench`, `tune`, `export`, `diagnose`, `failover`, `maintenance`, …).
+//! running instance goes through the admin transport of `ops-http`, and none opens a database behind its back;
+//! `migrate`, `db` and `failover` act on the servers that the settings name.
+//! Not yet: the other runbook jobs (`check`, `bench`, `tune`, `export`, `diagnose`, `maintenance`, …).
 
 use std::process::ExitCode;
 
 use clap::Parser;
 use clap::error::ErrorKind;
 
+mod audit;
 mod cli;
 mod client;
 mod commands;
+mod confirm;
 mod exit;
 mod logging;
 mod output;
@@ -76,6 +79,9 @@ fn run(command: Command, instance: &Instance, output: Output) -> Outcome {
         }
         Command::Cache(command) => in_runtime(commands::cache::run(&command, instance, output)),
         Command::Pool(command) => in_runtime(commands::pool::run(&command, instance, output)),
+        Command::Replicas(command) => in_runtime(commands::replicas::run(&command, instance, output)),
+        Command::Db(command) => in_runtime(commands::db::run(&command, output)),
+        Command::Failover(command) => in_runtime(commands::failover::run(&command, output)),
         Command::Redis(command) => in_runtime(commands::redis::run(&command, instance, output)),
         Command::Locks(command) => in_runtime(commands::locks::run(&command, instance, output)),
         Command::Pubsub(command) => in_runtime(commands::pubsub::run(&command, instance, output)),

@@ -129,7 +129,7 @@ fn rows_table(rows: &[Value]) -> String {
     table(&headings, rows.iter().map(|row| headings.iter().map(|name| cell(&row[*name])).collect()))
 }
 
-fn cell(value: &Value) -> String {
+pub(crate) fn cell(value: &Value) -> String {
     match value {
         Value::Null => "-".to_owned(),
         Value::String(text) => text.clone(),
@@ -139,6 +139,20 @@ fn cell(value: &Value) -> String {
             .to_owned(),
         other => other.to_string(),
     }
+}
+
+/// What is to be known about an answer: what was cut off, what rights hide, and notes; a line each, after a blank one.
+pub(crate) fn remarks(answer: &Value) -> String {
+    let mut lines = Vec::new();
+    if answer["truncated"] == true {
+        lines.push("there are more; see --limit".to_owned());
+    }
+    lines.extend(answer["notes"].as_array().into_iter().flatten().map(cell));
+    for missing in answer["missing"].as_array().into_iter().flatten() {
+        let (hidden, grant) = (cell(&missing["hidden"]), cell(&missing["grant"]));
+        lines.push(format!("not shown or not done: {hidden}; to mend it: {grant}"));
+    }
+    if lines.is_empty() { String::new() } else { format!("\n\n{}", lines.join("\n")) }
 }
 
 #[cfg(test)]

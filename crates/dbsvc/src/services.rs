@@ -1,16 +1,12 @@
 //! Why services did not come up, as an exit code: wrong settings, a server that is not there, or something else.
 
-use database_services::{
-    DatabaseServices, Error, ManagerMode, SecurityContext, Settings, create_database_services,
-};
+use database_services::{DatabaseServices, Error, ManagerMode, Settings, create_database_services};
 
 use crate::exit::{Exit, Failed};
 
 /// Services of these settings, acting as the settings say; nothing is opened yet.
 pub(crate) fn create(mode: ManagerMode, settings: Settings) -> Result<DatabaseServices, Failed> {
-    let tier = settings.security_tier.parse().unwrap_or_default();
-    let context = SecurityContext::new(&settings.security_agent_id, tier)
-        .map_err(|error| Failed::usage(format!("SECURITY_AGENT_ID, SECURITY_TIER: {error}")))?;
+    let context = settings.security_context().map_err(|error| Failed::usage(error.to_string()))?;
     create_database_services(mode, settings, context).map_err(|error| failed(&error))
 }
 

@@ -24,10 +24,12 @@ use crate::problem::Problem;
 mod cache;
 mod config;
 mod health;
+mod insight;
 mod locks;
 mod pool;
 mod pubsub;
 mod redis;
+mod replicas;
 mod service;
 
 pub(crate) type Answer = Result<Value, Problem>;
@@ -45,14 +47,16 @@ pub(crate) struct Action {
 }
 
 /// Every action there is, by component.
-const ACTIONS: [&[Action]; 8] = [
+const ACTIONS: [&[Action]; 10] = [
     cache::ACTIONS,
     config::ACTIONS,
     health::ACTIONS,
     locks::ACTIONS,
     pool::ACTIONS,
+    insight::ACTIONS,
     pubsub::ACTIONS,
     redis::ACTIONS,
+    replicas::ACTIONS,
     service::ACTIONS,
 ];
 

@@ -72,6 +72,11 @@ impl App {
         self.cpu.percent()
     }
 
+    /// Whether the request shows the token, where that is no condition.
+    pub(crate) fn knows(&self, request: &Request) -> bool {
+        self.access.admit(request.headers(), &peer_of(request)).is_ok()
+    }
+
     /// Who asks; a refusal is audited under `what`.
     pub(crate) fn admit(&self, request: &Request, what: &str) -> Result<String, Problem> {
         let peer = peer_of(request);

@@ -12,9 +12,9 @@ use crate::app::App;
 use crate::problem::Problem;
 use crate::telemetry;
 
-/// `GET /metrics`.
-pub(crate) async fn prometheus() -> Response {
-    match telemetry::render_installed() {
+/// `GET /metrics`: for anybody; the servers' names by token only.
+pub(crate) async fn prometheus(State(app): State<Arc<App>>, request: Request) -> Response {
+    match telemetry::render_installed(app.knows(&request)) {
         Ok(text) => ([(header::CONTENT_TYPE, telemetry::CONTENT_TYPE)], text).into_response(),
         Err(error) => {
             tracing::error!(%error, "the metrics cannot be rendered");

@@ -9,7 +9,8 @@ use std::fmt;
 use opentelemetry::metrics::MeterProvider as _;
 use opentelemetry_sdk::metrics::SdkMeterProvider;
 use parking_lot::Mutex;
-use prometheus::{Encoder, Registry, TextEncoder};
+use prometheus::{Encoder, Registry, TextEncoder, proto::MetricFamily};
+use sha2::{Digest, Sha256};
 
 use crate::process;
 
@@ -82,14 +83,39 @@ impl Telemetry {
     /// # Errors
     /// [`TelemetryError::Render`] when a metric cannot be written.
     pub fn render(&self) -> Result<String, TelemetryError> {
-        render(&self.registry)
+        render(&self.registry.gather())
+    }
+
+    /// The same for anybody: servers by an alias that stays the same, not by name or address.
+    ///
+    /// # Errors
+    /// As [`render`](Self::render).
+    pub fn render_public(&self) -> Result<String, TelemetryError> {
+        let mut families = self.registry.gather();
+        for metric in families.iter_mut().flat_map(|family| family.mut_metric()) {
+            for label in metric.mut_label().iter_mut().filter(|label| HOSTS.contains(&label.name())) {
+                let alias = alias(label.value());
+                label.set_value(alias);
+            }
+        }
+        render(&families)
     }
 }
 
+/// Labels of OpenTelemetry's conventions that name a server.
+const HOSTS: [&str; 2] = ["server_address", "db_client_connection_pool_name"];
+
+fn alias(host: &str) -> String {
+    let digest = Sha256::digest(host.as_bytes());
+    let start: String = digest.iter().take(4).map(|byte| format!("{byte:02x}")).collect();
+    format!("server-{start}")
+}
+
 /// The metrics of the installed telemetry; nothing when the host never installed any.
-pub(crate) fn render_installed() -> Result<String, TelemetryError> {
+pub(crate) fn render_installed(hosts_shown: bool) -> Result<String, TelemetryError> {
     match Telemetry::installed() {
-        Some(telemetry) => telemetry.render(),
+        Some(telemetry) if hosts_shown => telemetry.render(),
+        Some(telemetry) => telemetry.render_public(),
         None => Ok(String::new()),
     }
 }
@@ -97,10 +123,10 @@ pub(crate) fn render_installed() -> Result<String, TelemetryError> {
 /// `text/plain` in the version that the encoder writes.
 pub(crate) const CONTENT_TYPE: &str = prometheus::TEXT_FORMAT;
 
-fn render(registry: &Registry) -> Result<String, TelemetryError> {
+fn render(families: &[MetricFamily]) -> Result<String, TelemetryError> {
     let mut text = Vec::new();
     TextEncoder::new()
-        .encode(&registry.gather(), &mut text)
+        .encode(families, &mut text)
         .map_err(|error| TelemetryError::Render(error.to_string()))?;
     String::from_utf8(text).map_err(|error| TelemetryError::Render(error.to_string()))
 }

@@ -4,6 +4,9 @@
 
 mod cli;
 mod config;
+mod db;
+mod failover;
 mod migrate;
+mod operate;
 mod serve;
 mod support;

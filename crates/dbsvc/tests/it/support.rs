@@ -22,6 +22,14 @@ pub(crate) struct Run {
 }
 
 impl Run {
+    fn of(output: std::process::Output) -> Self {
+        Self {
+            exit: output.status.code().unwrap_or(-1),
+            out: String::from_utf8(output.stdout).unwrap(),
+            err: String::from_utf8(output.stderr).unwrap(),
+        }
+    }
+
     pub(crate) fn json(&self) -> Value {
         serde_json::from_str(&self.out).unwrap_or_else(|error| panic!("{error}: {self:?}"))
     }
@@ -35,12 +43,48 @@ pub(crate) fn command(env: Env<'_>, args: &[&str]) -> Command {
 
 /// Runs to the end.
 pub(crate) async fn run(env: Env<'_>, args: &[&str]) -> Run {
-    let output = tokio::time::timeout(SOON, command(env, args).output()).await.expect("it ends").unwrap();
-    Run {
-        exit: output.status.code().unwrap_or(-1),
-        out: String::from_utf8(output.stdout).unwrap(),
-        err: String::from_utf8(output.stderr).unwrap(),
-    }
+    Run::of(tokio::time::timeout(SOON, command(env, args).output()).await.expect("it ends").unwrap())
+}
+
+/// A terminal: our side and the program's.
+fn terminal() -> (rustix::fd::OwnedFd, std::fs::File) {
+    use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+    let terminal = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+    grantpt(&terminal).unwrap();
+    unlockpt(&terminal).unwrap();
+    let path = ptsname(&terminal, Vec::new()).unwrap().into_string().unwrap();
+    (terminal, std::fs::OpenOptions::new().read(true).write(true).open(path).unwrap())
+}
+
+/// Runs to the end with a terminal that somebody looks at, and gives what was shown there instead of stderr.
+pub(crate) async fn run_shown(env: Env<'_>, args: &[&str]) -> Run {
+    let (terminal, screen) = terminal();
+    let shown = tokio::task::spawn_blocking(move || {
+        let (mut all, mut some) = (Vec::new(), [0; 4096]);
+        // An error is the end: nobody holds the other side any more.
+        while let Ok(n @ 1..) = rustix::io::read(&terminal, &mut some) {
+            all.extend_from_slice(&some[..n]);
+        }
+        String::from_utf8_lossy(&all).into_owned()
+    });
+    let mut command = command(env, args);
+    // `output()` would take stderr for itself.
+    command.env("TERM", "xterm").stdout(Stdio::piped()).stderr(screen);
+    let child = command.spawn().unwrap();
+    drop(command);
+    let output = tokio::time::timeout(SOON, child.wait_with_output()).await.expect("it ends").unwrap();
+    Run { err: shown.await.unwrap(), ..Run::of(output) }
+}
+
+/// Runs to the end on a terminal, where somebody types this.
+pub(crate) async fn run_on_terminal(env: Env<'_>, args: &[&str], typed: &str) -> Run {
+    let (terminal, keyboard) = terminal();
+    assert_eq!(rustix::io::write(&terminal, typed.as_bytes()).unwrap(), typed.len());
+    let mut command = command(env, args);
+    command.stdin(keyboard);
+    let output = tokio::time::timeout(SOON, command.output()).await.expect("it ends").unwrap();
+    drop(terminal);
+    Run::of(output)
 }
 
 /// A database and what a service needs to know of it and of Redis.

@@ -69,6 +69,22 @@ async fn bad_input_is_named() {
         ("/v1/cache/clear", r#"{"scope": "moon"}"#, 400, "invalid_input"),
         ("/v1/cache/invalidate", r#"{"keys": []}"#, 400, "invalid_input"),
         ("/v1/pool/resize", r#"{"size": -1}"#, 400, "invalid_input"),
+        ("/v1/pool/sessions", r#"{"limit": 0}"#, 400, "invalid_input"),
+        ("/v1/pool/sessions", r#"{"scope": "moon"}"#, 400, "invalid_input"),
+        ("/v1/pool/sessions", r#"{"server": "nobody"}"#, 404, "unknown_server"),
+        ("/v1/pool/cancel", r#"{"session": "17"}"#, 400, "invalid_input"),
+        ("/v1/pool/cancel", r#"{"session": "17@1"}"#, 409, "refused"),
+        ("/v1/pool/kill", "{}", 400, "invalid_input"),
+        ("/v1/pool/kill", r#"{"session": "17@1", "kind": "slow"}"#, 400, "invalid_input"),
+        ("/v1/pool/kill", r#"{"kind": "slow", "older_than_seconds": -1}"#, 400, "invalid_input"),
+        ("/v1/pool/explain", r#"{"sql": "SELECT 1; SELECT 2"}"#, 422, "refused_statement"),
+        ("/v1/pool/explain", r#"{"sql": "SELECT * FROM nowhere"}"#, 422, "failed"),
+        ("/v1/replicas/weight", r#"{"replica": "nobody", "weight": 1}"#, 404, "unknown_replica"),
+        ("/v1/replicas/weight", r#"{"replica": "nobody", "weight": -1}"#, 400, "invalid_input"),
+        ("/v1/replicas/drain", r#"{"replica": "nobody"}"#, 404, "unknown_replica"),
+        ("/v1/replicas/remove", r#"{"replica": "nobody"}"#, 404, "unknown_replica"),
+        ("/v1/replicas/add", r#"{"replica": "user@host"}"#, 400, "invalid_input"),
+        ("/v1/replicas/force_primary", r#"{"on": "yes"}"#, 400, "invalid_input"),
         ("/v1/health/reset_breaker", r#"{"name": "no such"}"#, 400, "invalid_input"),
         ("/v1/service/reconfigure", r#"{"settings": {}}"#, 409, "not_supported"),
         ("/v1/service/shutdown", "{}", 409, "not_supported"),
@@ -143,6 +159,9 @@ async fn every_call_and_every_refusal_is_audited_without_values() {
     let key = format!("audited-{}", std::process::id());
     site.post("/v1/cache/set", &json!({"key": key, "value": "a secret value"})).await;
     site.post("/v1/cache/get", &json!({"key": key, "wrong": true})).await;
+    site.post("/v1/replicas/drain", &json!({"replica": key})).await;
+    site.post("/v1/pool/kill", &json!({"session": key})).await;
+    site.post("/v1/pool/explain", &json!({"sql": "SELECT 'a secret value'"})).await;
     ask(&site.address(), &request("POST", "/v1/cache/clear", None, "{}")).await;
 
     let text = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
@@ -164,6 +183,9 @@ async fn every_call_and_every_refusal_is_audited_without_values() {
             .starts_with(&format!("token:{}@127.0.0.1:", site.token.fingerprint()))
     );
     assert_eq!(find("cache/get", "failed")["fields"]["code"], "invalid_input");
+    assert_eq!(find("replicas/drain", "failed")["fields"]["code"], "unknown_replica");
+    assert_eq!(find("pool/kill", "failed")["fields"]["code"], "invalid_input");
+    assert!(text.contains("pool/explain"), "a statement is looked at, and not told: {text}");
     assert!(
         find("cache/clear", "refused")["fields"]["who"].as_str().unwrap().starts_with("anonymous@127.0.0.1:")
     );

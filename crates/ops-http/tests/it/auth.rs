@@ -26,6 +26,16 @@ async fn details_and_admin_need_the_token() {
         assert_eq!(answer.status, 200, "{path}");
         assert!(!answer.text.contains("127.0.0.1"), "{path} names a host to anybody: {}", answer.text);
     }
+    // Whoever has the token sees which server is meant, everybody else that it is the same one.
+    let pool = |text: &str| {
+        let line =
+            text.lines().find(|line| line.starts_with("db_client_connection_max{")).unwrap().to_owned();
+        line.split('"').nth(1).unwrap().to_owned()
+    };
+    assert!(pool(&site.get("/metrics").await.text).starts_with("127.0.0.1:"));
+    let aliases =
+        (pool(&site.get_anonymous("/metrics").await.text), pool(&site.get_anonymous("/metrics").await.text));
+    assert!(aliases.0.starts_with("server-") && aliases.0 == aliases.1, "{aliases:?}");
     let other = Token::generate().unwrap();
     for path in SHUT {
         assert_eq!(site.get(path).await.status, 200, "{path}");

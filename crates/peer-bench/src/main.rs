@@ -163,6 +163,9 @@ async fn together(bench: &mut Bench, cli: &Cli) -> Result<()> {
         let pools = Arc::new(pool::peers::Pools::open(&database.url()).await?);
         pool::point_read::run_many(bench, &pools).await?;
         pool::checkout::run(bench, &pools).await?;
+        drop(pools);
+        pool::far::run(bench, &database).await?;
+        pool::spike::run(bench, &database).await?;
     }
     Ok(())
 }

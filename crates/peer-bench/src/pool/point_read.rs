@@ -13,7 +13,7 @@ use crate::report::{By, OURS};
 use crate::servers::{self, POSTGRES_CONNECTIONS};
 
 /// The row of this turn: far from the one before.
-fn row(turn: usize) -> i32 {
+pub(crate) fn row(turn: usize) -> i32 {
     (turn.wrapping_mul(7919) % ROWS as usize) as i32
 }
 

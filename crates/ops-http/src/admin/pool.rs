@@ -43,8 +43,9 @@ async fn resize(app: Arc<App>, value: Value) -> Answer {
     let Resize { size, max_overflow } = input(value)?;
     let services = app.running()?;
     let pool = services.database();
-    let before = pool.pool_stats();
-    let overflow = max_overflow.unwrap_or(before.overflow);
+    // As set for each server; the statistics are sums over all of them, within the fleet's share.
+    let before = pool.tunable();
+    let overflow = max_overflow.unwrap_or(before.max_overflow);
     let (sum, budget) = (size.saturating_add(overflow), services.settings().database_max_connections);
     if sum > budget {
         return Err(Problem::new(
@@ -58,7 +59,7 @@ async fn resize(app: Arc<App>, value: Value) -> Answer {
     }
     pool.resize(size, overflow).map_err(|error| failed("resizing the pool", &error, error.is_retryable()))?;
     Ok(json!({
-        "before": {"pool_size": before.pool_size, "overflow": before.overflow},
+        "before": {"pool_size": before.size, "overflow": before.max_overflow},
         "after": {"pool_size": size, "overflow": overflow},
     }))
 }

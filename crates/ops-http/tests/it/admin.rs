@@ -110,6 +110,11 @@ async fn bad_input_is_named() {
         assert!(problem["detail"].as_str().unwrap().contains("DATABASE_MAX_CONNECTIONS 50"), "{problem}");
     }
     assert_eq!(site.post("/v1/pool/resize", &json!({"size": 30})).await.status, 200);
+    // It is each server's overflow that is kept, not the sum over all of them.
+    let added = site.post("/v1/replicas/add", &json!({"replica": "127.0.0.1:1"})).await;
+    assert_eq!(added.status, 200, "{added:?}");
+    let resized = site.post("/v1/pool/resize", &json!({"size": 29})).await;
+    assert_eq!(resized.json()["after"], json!({"pool_size": 29, "overflow": 20}), "{resized:?}");
     site.end().await;
 }
 

@@ -127,6 +127,18 @@ pub enum Error {
         /// What is needed.
         minimum: &'static str,
     },
+    /// The server is too old for this, though not for everything else. Nothing was sent.
+    #[error("{operation} needs Redis {minimum} or later; {endpoint} runs version {version}")]
+    Unsupported {
+        /// The command.
+        operation: &'static str,
+        /// Host and port.
+        endpoint: String,
+        /// What it runs.
+        version: String,
+        /// What is needed.
+        minimum: &'static str,
+    },
     /// The command's arguments are larger than [`Config::max_request`](crate::Config::max_request). Nothing was sent.
     #[error("{operation} is {size} bytes, more than the limit of {limit}")]
     TooLarge {
@@ -218,6 +230,7 @@ impl Error {
             | Self::NoSentinel { .. }
             | Self::CrossSlot { .. }
             | Self::TooOld { .. }
+            | Self::Unsupported { .. }
             | Self::TooLarge { .. }
             | Self::ReplyTooLarge { .. }
             | Self::Reply(_)

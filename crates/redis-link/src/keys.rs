@@ -28,7 +28,18 @@ pub struct Key(Bytes);
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Channel {
     name: Bytes,
-    pattern: bool,
+    kind: ChannelKind,
+}
+
+/// How a channel is subscribed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum ChannelKind {
+    /// `SUBSCRIBE`.
+    Name,
+    /// `PSUBSCRIBE`.
+    Pattern,
+    /// `SSUBSCRIBE`, on a cluster at the master of its slot.
+    Shard,
 }
 
 impl Key {
@@ -58,14 +69,26 @@ impl Channel {
         std::str::from_utf8(&self.name).unwrap_or_default()
     }
 
-    pub(crate) fn slot(&self) -> u16 {
+    /// Its slot on a cluster, 0–16383, which says who carries it if it is sharded.
+    #[must_use]
+    pub fn slot(&self) -> u16 {
         fred::util::redis_keyslot(&self.name)
     }
 
     /// Whether it stands for many channels.
     #[must_use]
-    pub const fn is_pattern(&self) -> bool {
-        self.pattern
+    pub fn is_pattern(&self) -> bool {
+        self.kind == ChannelKind::Pattern
+    }
+
+    /// Whether, on a cluster, only the master of its slot carries it.
+    #[must_use]
+    pub fn is_sharded(&self) -> bool {
+        self.kind == ChannelKind::Shard
+    }
+
+    pub(crate) const fn kind(&self) -> ChannelKind {
+        self.kind
     }
 }
 
@@ -196,7 +219,7 @@ impl Keys {
     /// # Errors
     /// If the pattern is empty or too long.
     pub fn channel_pattern(&self, pattern: &str) -> Result<Channel, InvalidName> {
-        Ok(Channel { pattern: true, ..self.channel(pattern)? })
+        self.channel_pattern_in("p", pattern)
     }
 
     /// `ns:scope:name`: a channel between our own components, for example `w` for the wake channels of locks.
@@ -206,13 +229,36 @@ impl Keys {
     pub fn channel_in(&self, scope: &str, name: &str) -> Result<Channel, InvalidName> {
         check_scope(scope)?;
         check("the channel's name", name)?;
-        Ok(Channel { name: self.join(&[scope, ":", name])?, pattern: false })
+        Ok(Channel { name: self.join(&[scope, ":", name])?, kind: ChannelKind::Name })
+    }
+
+    /// `ns:scope:pattern`: all channels of a scope whose name matches, in Redis's glob syntax.
+    ///
+    /// # Errors
+    /// As [`channel_in`](Self::channel_in).
+    pub fn channel_pattern_in(&self, scope: &str, pattern: &str) -> Result<Channel, InvalidName> {
+        Ok(Channel { kind: ChannelKind::Pattern, ..self.channel_in(scope, pattern)? })
+    }
+
+    /// `ns:scope:name` as a sharded channel (Redis 7.0). A plain channel of the same name is another one. As in keys, a part
+    /// in braces alone decides about the slot.
+    ///
+    /// # Errors
+    /// As [`channel_in`](Self::channel_in).
+    pub fn sharded_channel_in(&self, scope: &str, name: &str) -> Result<Channel, InvalidName> {
+        Ok(Channel { kind: ChannelKind::Shard, ..self.channel_in(scope, name)? })
     }
 
     /// The name of an application's channel without namespace, from what a message says it came on.
     #[must_use]
     pub fn channel_name<'a>(&self, channel: &'a str) -> Option<&'a str> {
-        channel.strip_prefix(&*self.namespace)?.strip_prefix(":p:")
+        self.channel_parts(channel).filter(|(scope, _)| *scope == "p").map(|(_, name)| name)
+    }
+
+    /// Scope and name of a channel, from what a message says it came on.
+    #[must_use]
+    pub fn channel_parts<'a>(&self, channel: &'a str) -> Option<(&'a str, &'a str)> {
+        channel.strip_prefix(&*self.namespace)?.strip_prefix(':')?.split_once(':')
     }
 
     fn cache(&self, region: &str, key: &str, part: &str) -> Result<Key, InvalidName> {

@@ -37,6 +37,17 @@
 //! connections are opened beside the old ones, and take over; the old ones go on for [`Config::command_timeout`] and a
 //! second, for whoever still holds their generation. A server that refuses the new ones changes nothing.
 //!
+//! # Subscriptions
+//! A [`Subscription`] owns the set of what is wanted, and makes the servers' subscriptions equal to it after every
+//! reconnect, failover and move. Names and patterns share one connection, on a cluster to any master. Sharded channels
+//! ([`Keys::sharded_channel_in`], Redis 7.0) have one to each master that serves some of them: a failover or a slot that
+//! moves is told for the channels concerned ([`SubscriptionEvent::ShardsLost`]), and the others notice nothing.
+//!
+//! A server forgets the channels of a slot that leaves it, and tells so in a push that the driver does not pass on. So the
+//! layout decides: as soon as the link knows of a move (within [`Config::probe_interval`], or by an answer that says so) the
+//! channels are subscribed at the new master. And once in that interval the server's count of the connection's sharded
+//! subscriptions is compared (`CLIENT INFO`; since 7.0.3, in RESP3), so that none which it forgot passes for subscribed.
+//!
 //! # What is bounded
 //! Every call has a [`resilience::Deadline`] and is also capped by [`Config::command_timeout`]; calls in flight, the
 //! queue of a connection, events of a [`Subscription`] and their overflow (counted, reported) have limits; there is no
@@ -49,9 +60,9 @@
 //!
 //! # Commands sent
 //! By itself: `HELLO` (or `AUTH`, in RESP2), `SELECT`, `CLIENT ID`, `PING`, `INFO`, `TIME`, `GET`, `EVAL`, `EVALSHA`,
-//! `SUBSCRIBE`, `PSUBSCRIBE`, `UNSUBSCRIBE`, `PUNSUBSCRIBE`; inside the epoch scripts also `SET`; on a cluster `CLUSTER SLOTS`,
-//! `CLUSTER INFO`, `ASKING`; to Sentinels `SENTINEL MASTER`, `GET-MASTER-ADDR-BY-NAME`, `REPLICAS`. Through helpers: `GET`,
-//! `MGET`, `SET`, `DEL`, `PUBLISH`. Everything else is what callers pass to [`Generation::call`] and write in their scripts.
+//! `SUBSCRIBE`, `PSUBSCRIBE`, `SSUBSCRIBE`, `UNSUBSCRIBE`, `PUNSUBSCRIBE`, `SUNSUBSCRIBE`; inside the epoch scripts also `SET`; on a cluster `CLUSTER SLOTS`,
+//! `CLUSTER INFO`, `ASKING`, `CLIENT INFO`; to Sentinels `SENTINEL MASTER`, `GET-MASTER-ADDR-BY-NAME`, `REPLICAS`. Through helpers: `GET`,
+//! `MGET`, `SET`, `DEL`, `PUBLISH`, `SPUBLISH`. Everything else is what callers pass to [`Generation::call`] and write in their scripts.
 //! Never `KEYS`, `SCAN`, `FLUSH*` or `CONFIG`. Keys and channels all begin with the namespace ([`Keys`]).
 //!
 //! # Good to know
@@ -62,7 +73,7 @@
 //!   [`Config::probe_interval`]), calls on it fail with `ASK` or `MOVED`, which is retryable; nothing was done.
 //! - The driver knows no limit for replies: [`Config::max_reply`] is looked at when a reply is there.
 //!
-//! Not yet: reads from replicas, sharded publish and subscribe.
+//! Not yet: reads from replicas.
 //!
 //! ```no_run
 //! # async fn example() -> Result<(), redis_link::Error> {
@@ -124,7 +135,9 @@ pub use link::{LinkState, RedisLink};
 pub use script::Script;
 pub use server_info::{Capabilities, Version};
 pub use status::{CallErrors, ConnectionState, LinkStatus, MasterStatus};
-pub use subscription::{SubscribeOptions, Subscription, SubscriptionEvent, SubscriptionHandle};
+pub use subscription::{
+    Incoming, Listener, Listening, SubscribeOptions, Subscription, SubscriptionEvent, SubscriptionHandle,
+};
 pub use tls::{CertificateProblem, TlsConfig, Verify};
 pub use topology::{Endpoint, SentinelTopology, Topology};
 pub use value::{UnexpectedReply, Value};

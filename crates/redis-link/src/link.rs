@@ -5,8 +5,8 @@ mod shared;
 mod supervisor;
 
 use crate::{
-    Channel, Config, Dedicated, Deps, Error, Generation, Key, Keys, LinkStatus, SubscribeOptions,
-    Subscription, Topology, metrics, opener::Opener, replica, wire::unavailable,
+    Channel, Config, Dedicated, Deps, Error, Generation, Key, Keys, LinkStatus, Listener, Listening,
+    SubscribeOptions, Subscription, Topology, metrics, opener::Opener, replica, wire::unavailable,
 };
 use resilience::{Deadline, clock::ServerClock};
 use std::{sync::Arc, time::Duration};
@@ -185,6 +185,18 @@ impl RedisLink {
             return Err(Error::Shutdown);
         }
         Subscription::start(Arc::clone(&self.shared), channels, options)
+    }
+
+    /// The same without a queue: everything goes to `listener` at once, on the task that reads the connection. Of the options
+    /// only [`SubscribeOptions::max_channels`] counts.
+    ///
+    /// # Errors
+    /// [`Error::Shutdown`].
+    pub fn listen(&self, listener: Arc<dyn Listener>, options: SubscribeOptions) -> Result<Listening, Error> {
+        if self.shared.closing.is_cancelled() {
+            return Err(Error::Shutdown);
+        }
+        Listening::start(Arc::clone(&self.shared), &[], listener, options)
     }
 
     /// A connection of its own to the master of `key`, in the living generation or the next one: see

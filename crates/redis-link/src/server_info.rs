@@ -1,5 +1,6 @@
 //! What `INFO` says about a server, and what follows from its version. It asks nothing itself.
 
+use crate::{Endpoint, Error};
 use serde::{Serialize, Serializer};
 use std::fmt;
 
@@ -91,6 +92,17 @@ impl ServerInfo {
                 maxmemory: field("maxmemory").and_then(|bytes| bytes.parse().ok()).unwrap_or(0),
             },
         })
+    }
+}
+
+impl ServerInfo {
+    /// Whether the server knows sharded channels.
+    pub(crate) fn check_sharded(&self, operation: &'static str, endpoint: &Endpoint) -> Result<(), Error> {
+        if self.capabilities.sharded_pubsub {
+            return Ok(());
+        }
+        let (endpoint, version) = (endpoint.to_string(), self.capabilities.version.to_string());
+        Err(Error::Unsupported { operation, endpoint, version, minimum: "7.0" })
     }
 }
 

@@ -1,19 +1,22 @@
 //! Supervised subscriptions: the raw stream of messages with every interruption and overflow in it. No codec, no
 //! routing, no sequence numbers; those are the bus's.
 
+mod listener;
+mod plan;
 mod queue;
+mod shards;
 mod worker;
+
+pub use listener::{Incoming, Listener};
 
 use crate::{Channel, Error, link::Shared};
 use bytes::Bytes;
 use parking_lot::Mutex;
+use plan::{Outcome, Plan, Seat};
 use queue::Queue;
 use resilience::Deadline;
-use std::{collections::HashMap, sync::Arc};
-use tokio::{
-    sync::{Notify, watch},
-    time::Instant,
-};
+use std::{fmt, sync::Arc};
+use tokio::{sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 /// Limits of a subscription.
@@ -46,13 +49,27 @@ pub enum SubscriptionEvent {
         /// The payload; shares the buffer that it was received in.
         payload: Bytes,
     },
-    /// The connection is gone, or could not be made at first: messages are missed from about now on.
+    /// The connection of the names and patterns is gone, or could not be made at first: messages are missed from about
+    /// now on. Sharded channels have events of their own.
     Lost {
         /// Why.
         cause: String,
     },
-    /// After a loss: all wanted channels are subscribed again.
+    /// After a loss: all wanted names and patterns are subscribed again.
     Restored,
+    /// These sharded channels are no longer subscribed: their server is gone, or their slots have moved. The others notice
+    /// nothing.
+    ShardsLost {
+        /// Which; each of them was subscribed before.
+        channels: Vec<Channel>,
+        /// Why.
+        cause: String,
+    },
+    /// After a loss: these are subscribed again.
+    ShardsRestored {
+        /// Which.
+        channels: Vec<Channel>,
+    },
     /// Messages that came here were dropped, as the consumer was too slow.
     Overflow {
         /// How many.
@@ -60,10 +77,11 @@ pub enum SubscriptionEvent {
     },
 }
 
-/// A subscription on a connection of its own. Dropping it ends it.
+/// A subscription on connections of its own. Dropping it ends it.
 #[derive(Debug)]
 pub struct Subscription {
-    inner: Arc<Inner>,
+    queue: Arc<Queue>,
+    listening: Listening,
 }
 
 /// Changes what a subscription wants; clones are equal. It does not keep the subscription alive.
@@ -72,46 +90,28 @@ pub struct SubscriptionHandle {
     inner: Arc<Inner>,
 }
 
+/// A subscription that hands everything to a [`Listener`] at once. Dropping it ends it.
 #[derive(Debug)]
+pub struct Listening {
+    inner: Arc<Inner>,
+}
+
 struct Inner {
-    queue: Queue,
+    listener: Arc<dyn Listener>,
     options: SubscribeOptions,
-    /// Written first, then made true by the worker.
-    wanted: Mutex<Wanted>,
-    /// Wakes the worker after a change of `wanted`.
-    changed: Notify,
-    progress: watch::Sender<Progress>,
+    /// Written first, then made true by the workers.
+    plan: Mutex<Plan>,
+    /// Wakes the workers after a change of what is wanted, or where.
+    wanted: watch::Sender<()>,
+    /// Wakes those who wait for something to become true.
+    progress: watch::Sender<()>,
     ended: CancellationToken,
 }
 
-#[derive(Debug, Default)]
-struct Wanted {
-    channels: HashMap<Channel, Standing>,
-    /// Grows with every change.
-    version: u64,
-}
-
-/// How the server stands to a channel that is wanted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Standing {
-    /// It has not been asked, or has not answered.
-    New,
-    /// It took it, on this connection or an earlier one.
-    Taken,
-    /// It took it once and refuses it now: left out, asked for again now and then, as the right may come back.
-    Refused,
-}
-
-/// How far the worker has come.
-#[derive(Clone, Debug)]
-struct Progress {
-    connected: bool,
-    /// The version of `wanted` that the server has confirmed on this connection.
-    confirmed: u64,
-    /// Channels that the server refused, with its words; forgotten when they are wanted again.
-    refused: Vec<(Channel, Error)>,
-    /// When the connection was lost, and why.
-    lost: Option<(Instant, String)>,
+impl fmt::Debug for Inner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Inner").field("channels", &self.plan.lock().wanted()).finish_non_exhaustive()
+    }
 }
 
 impl Subscription {
@@ -120,28 +120,48 @@ impl Subscription {
         channels: &[Channel],
         options: SubscribeOptions,
     ) -> Result<Self, Error> {
-        let inner = Arc::new(Inner {
-            queue: Queue::new(options.capacity.max(1)),
-            options,
-            wanted: Mutex::default(),
-            changed: Notify::new(),
-            progress: watch::Sender::new(Progress {
-                connected: false,
-                confirmed: 0,
-                refused: Vec::new(),
-                lost: Some((Instant::now(), "it was not connected yet".to_owned())),
-            }),
-            ended: shared.closing.child_token(),
-        });
-        inner.want(channels)?;
-        let runtime = shared.runtime.clone();
-        runtime.spawn(worker::run(shared, Arc::clone(&inner)));
-        Ok(Self { inner })
+        let queue = Arc::new(Queue::new(options.capacity.max(1)));
+        let listening = Listening::start(shared, channels, Arc::clone(&queue) as _, options)?;
+        Ok(Self { queue, listening })
     }
 
     /// The next event, waiting for one; `None` once the link is shut down and everything was taken. Cancel safe.
     pub async fn next(&mut self) -> Option<SubscriptionEvent> {
-        self.inner.queue.pop().await
+        self.queue.pop().await
+    }
+
+    /// For changing what it wants.
+    #[must_use]
+    pub fn handle(&self) -> SubscriptionHandle {
+        self.listening.handle()
+    }
+}
+
+impl Listening {
+    pub(crate) fn start(
+        shared: Arc<Shared>,
+        channels: &[Channel],
+        listener: Arc<dyn Listener>,
+        options: SubscribeOptions,
+    ) -> Result<Self, Error> {
+        let cluster = shared.opener.config.topology.is_cluster();
+        let mut plan = Plan::new(cluster, Instant::now());
+        if let Some(layout) = shared.layout.load_full() {
+            // Nothing is wanted yet, so there is nothing to tell.
+            plan.place(&layout, Instant::now());
+        }
+        let inner = Arc::new(Inner {
+            listener,
+            options,
+            plan: Mutex::new(plan),
+            wanted: watch::Sender::new(()),
+            progress: watch::Sender::new(()),
+            ended: shared.closing.child_token(),
+        });
+        inner.want(channels)?;
+        let runtime = shared.runtime.clone();
+        runtime.spawn(run(shared, Arc::clone(&inner), cluster));
+        Ok(Self { inner })
     }
 
     /// For changing what it wants.
@@ -151,7 +171,21 @@ impl Subscription {
     }
 }
 
-impl Drop for Subscription {
+/// Until the subscription or the link ends.
+async fn run(shared: Arc<Shared>, inner: Arc<Inner>, cluster: bool) {
+    let keep = async {
+        let on_shared = worker::keep(Arc::clone(&shared), Arc::clone(&inner), Seat::Shared);
+        if cluster {
+            tokio::join!(on_shared, shards::keep(Arc::clone(&shared), Arc::clone(&inner)));
+        } else {
+            on_shared.await;
+        }
+    };
+    let _ = inner.ended.run_until_cancelled(Box::pin(keep)).await;
+    inner.listener.ended();
+}
+
+impl Drop for Listening {
     fn drop(&mut self) {
         self.inner.ended.cancel();
     }
@@ -165,31 +199,29 @@ impl SubscriptionHandle {
     ///
     /// # Errors
     /// [`Error::Unavailable`] or [`Error::Timeout`] at the deadline: the channels stay wanted, and come when the connection is
-    /// back. [`Error::Acl`] or another refusal that time does not mend: the refused channels are no longer wanted, unless
+    /// back. [`Error::Acl`], [`Error::Unsupported`] (sharded channels before Redis 7.0) or another refusal that time does not mend: the refused channels are no longer wanted, unless
     /// the server took them before.
     /// [`Error::Overloaded`]: more channels than [`SubscribeOptions::max_channels`], nothing has changed.
     /// [`Error::Shutdown`] when link or subscription have ended.
     pub async fn add(&self, channels: &[Channel], deadline: Deadline) -> Result<(), Error> {
-        let version = self.inner.want(channels)?;
-        self.confirmed(channels, version, deadline).await
+        self.inner.want(channels)?;
+        self.until(deadline, |plan| match plan.outcome(channels) {
+            Outcome::Taken => Ok(Ok(())),
+            Outcome::Refused(error) => Ok(Err(error)),
+            Outcome::Waiting(trouble) => Err(trouble),
+        })
+        .await?
     }
 
-    /// Wants these channels no more, and waits until the server has confirmed that. Messages that were received
+    /// Wants these channels no more, and waits until the server has confirmed that, or its connection is gone. Messages that were received
     /// before may still follow. Cancel safe: once called, the channels are not wanted.
     ///
     /// # Errors
     /// As [`add`](Self::add); the channels are not wanted in any case.
     pub async fn remove(&self, channels: &[Channel], deadline: Deadline) -> Result<(), Error> {
-        let version = {
-            let mut wanted = self.inner.wanted.lock();
-            for channel in channels {
-                wanted.channels.remove(channel);
-            }
-            wanted.version += 1;
-            wanted.version
-        };
-        self.inner.changed.notify_one();
-        self.confirmed(&[], version, deadline).await
+        self.inner.plan.lock().unwant(channels);
+        self.inner.wanted.send_replace(());
+        self.until(deadline, |plan| if plan.is_gone(channels) { Ok(()) } else { Err(None) }).await
     }
 
     /// Whether the connection is up and everything wanted at some recent moment is subscribed.
@@ -204,64 +236,64 @@ impl SubscriptionHandle {
         if self.inner.ended.is_cancelled() {
             return Some("the subscription has ended".to_owned());
         }
-        if let Some((_, cause)) = &self.inner.progress.borrow().lost {
-            return Some(cause.clone());
-        }
-        let refused = self.inner.wanted.lock().channels.values().filter(|s| **s == Standing::Refused).count();
-        (refused > 0).then(|| format!("Redis refuses {refused} of the channels that it took before"))
+        self.inner.plan.lock().trouble()
     }
 
     /// Channels and patterns wanted.
     #[must_use]
     pub fn channels(&self) -> usize {
-        self.inner.wanted.lock().channels.len()
+        self.inner.plan.lock().wanted()
     }
 
-    async fn confirmed(&self, channels: &[Channel], version: u64, deadline: Deadline) -> Result<(), Error> {
+    /// Waits until `look` answers; else with the trouble that is in the way, if there is any.
+    async fn until<T>(
+        &self,
+        deadline: Deadline,
+        look: impl Fn(&Plan) -> Result<T, Option<(Instant, String)>>,
+    ) -> Result<T, Error> {
         let started = Instant::now();
         let mut progress = self.inner.progress.subscribe();
-        let done = progress.wait_for(|progress| progress.connected && progress.confirmed >= version);
+        let answered = async {
+            loop {
+                progress.mark_unchanged();
+                if let Ok(answer) = look(&self.inner.plan.lock()) {
+                    return answer;
+                }
+                // Its sender lives as long as `inner`.
+                let _ = progress.changed().await;
+            }
+        };
         let waited = tokio::select! {
             biased;
             () = self.inner.ended.cancelled() => return Err(Error::Shutdown),
-            waited = deadline.run(done) => waited.map(|done| done.is_ok()),
+            waited = deadline.run(answered) => waited,
         };
-        let progress = self.inner.progress.borrow().clone();
-        let refusal = progress.refused.into_iter().find(|(channel, _)| channels.contains(channel));
-        match (waited, progress.lost) {
-            (Ok(true), _) => refusal.map_or(Ok(()), |(_, error)| Err(error)),
-            (Ok(false), _) => Err(Error::Shutdown),
-            (Err(_), Some((at, cause))) => Err(Error::Unavailable { since: at.elapsed(), cause }),
-            (Err(_), None) => {
-                Err(Error::Timeout { operation: "SUBSCRIBE", after: started.elapsed(), sent: true })
-            }
+        if let Ok(answer) = waited {
+            return Ok(answer);
+        }
+        match look(&self.inner.plan.lock()) {
+            Ok(answer) => Ok(answer),
+            Err(Some((at, cause))) => Err(Error::Unavailable { since: at.elapsed(), cause }),
+            Err(None) => Err(Error::Timeout { operation: "SUBSCRIBE", after: started.elapsed(), sent: true }),
         }
     }
 }
 
 impl Inner {
-    /// Adds to what is wanted, all or nothing; answers the version to wait for.
-    fn want(&self, channels: &[Channel]) -> Result<u64, Error> {
-        let version = {
-            let mut wanted = self.wanted.lock();
-            let new = channels.iter().filter(|channel| !wanted.channels.contains_key(*channel)).count();
-            if wanted.channels.len() + new > self.options.max_channels {
-                return Err(Error::Overloaded);
-            }
-            for channel in channels {
-                let standing = wanted.channels.entry(channel.clone()).or_insert(Standing::New);
-                if *standing == Standing::Refused {
-                    *standing = Standing::Taken;
-                }
-            }
-            wanted.version += 1;
-            wanted.version
-        };
-        self.progress.send_if_modified(|progress| {
-            progress.refused.retain(|(refused, _)| !channels.contains(refused));
-            false
-        });
-        self.changed.notify_one();
-        Ok(version)
+    fn want(&self, channels: &[Channel]) -> Result<(), Error> {
+        if !self.plan.lock().want(channels, self.options.max_channels) {
+            return Err(Error::Overloaded);
+        }
+        self.wanted.send_replace(());
+        Ok(())
+    }
+
+    /// Changes the plan, and tells what follows from it before anything else can.
+    fn update(&self, change: impl FnOnce(&mut Plan) -> Vec<SubscriptionEvent>) {
+        {
+            let mut plan = self.plan.lock();
+            change(&mut plan).into_iter().for_each(|event| self.listener.event(event));
+        }
+        self.progress.send_replace(());
     }
 }

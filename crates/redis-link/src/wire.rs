@@ -1,7 +1,7 @@
 //! One connection through the driver, and how its answers are read. It reconnects, replays and times out nothing: the
 //! callers have deadlines.
 
-use crate::{Endpoint, Error, Value, server_info::ServerInfo};
+use crate::{Channel, Endpoint, Error, Value, keys::ChannelKind, server_info::ServerInfo};
 use bytes::Bytes;
 use fred::{
     clients::Client,
@@ -9,6 +9,7 @@ use fred::{
     interfaces::{ClientLike, EventInterface, PubsubInterface},
     types::{ClusterHash, CustomCommand, Message, Value as FredValue},
 };
+use futures_util::future::join_all;
 use std::{
     pin::pin,
     sync::{
@@ -138,6 +139,29 @@ impl Wire {
         }
     }
 
+    /// The same command with different arguments, handed over and answered together; in order, and each with its outcome. Its
+    /// answers are short: none is measured.
+    pub(crate) async fn exchange_together(
+        &self,
+        name: &'static str,
+        all: Vec<Vec<FredValue>>,
+    ) -> Result<Vec<Result<Value, Failure>>, Failure> {
+        let together = self.client.pipeline();
+        let handed = async {
+            for arguments in all {
+                let command = CustomCommand::new_static(name, ClusterHash::FirstKey, false);
+                together.custom::<(), FredValue>(command, arguments).await?;
+            }
+            Ok::<_, FredError>(together.try_all::<FredValue>().await)
+        };
+        let answers = Box::pin(handed).await.map_err(|error| failure(&error))?;
+        self.mark_alive();
+        let read = |answer: Result<FredValue, FredError>| {
+            answer.map(Value::from_driver).map_err(|error| refused_or_lost(&error))
+        };
+        Ok(answers.into_iter().map(read).collect())
+    }
+
     /// `INFO`, parsed.
     pub(crate) async fn info(&self, endpoint: &Endpoint) -> Result<ServerInfo, Error> {
         let reply = self.exchange("INFO", Vec::new()).await.map_err(|failure| failure.into_error("INFO"))?;
@@ -155,19 +179,32 @@ impl Wire {
         self.client.message_rx()
     }
 
-    /// Hands a subscription to the connection; only a later exchange on it shows that the server took it.
+    /// Hands a subscription to names or patterns to the connection; only a later exchange on it shows that the server took it.
     pub(crate) async fn subscribe(&self, names: Vec<String>, patterns: bool) -> Result<(), Failure> {
         let done =
             if patterns { self.client.psubscribe(names).await } else { self.client.subscribe(names).await };
         done.map_err(|error| failure(&error))
     }
 
-    /// The opposite, likewise.
-    pub(crate) async fn unsubscribe(&self, names: Vec<String>, patterns: bool) -> Result<(), Failure> {
-        let done = if patterns {
-            self.client.punsubscribe(names).await
-        } else {
-            self.client.unsubscribe(names).await
+    /// Subscribes to sharded channels, one command for each, all at once, and waits for the answers: the server's for each,
+    /// or how many sharded channels the connection is subscribed to after it.
+    pub(crate) async fn subscribe_shards(&self, channels: &[Channel]) -> Vec<Result<i64, Failure>> {
+        // The driver's own command takes one answer for any number of channels, and the server sends one for each.
+        let asked = channels.iter().map(|channel| async {
+            let answer = self.exchange("SSUBSCRIBE", arguments([channel.as_bytes().clone()])).await?;
+            let count = answer.as_array().ok().and_then(|parts| parts.last()?.as_int().ok());
+            count.ok_or_else(|| Failure::Lost("SSUBSCRIBE was answered with something else".to_owned()))
+        });
+        // The first poll of each hands it over: in this order.
+        join_all(asked).await
+    }
+
+    /// The opposite, likewise. Of sharded channels on a cluster, one at a time, as their slots differ.
+    pub(crate) async fn unsubscribe(&self, names: Vec<String>, kind: ChannelKind) -> Result<(), Failure> {
+        let done = match kind {
+            ChannelKind::Name => self.client.unsubscribe(names).await,
+            ChannelKind::Pattern => self.client.punsubscribe(names).await,
+            ChannelKind::Shard => self.client.sunsubscribe(names).await,
         };
         done.map_err(|error| failure(&error))
     }

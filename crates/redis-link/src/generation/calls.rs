@@ -7,6 +7,7 @@ use crate::{
     wire::{Failure, Wire},
 };
 use bytes::Bytes;
+use fred::types::Value as FredValue;
 use futures_util::{
     future::{join_all, try_join_all},
     poll,
@@ -117,6 +118,58 @@ impl Generation {
         let command = Command::new("PUBLISH").arg(channel).arg(payload);
         // A cluster hands a message to all of its nodes, whoever gets it.
         let slot = self.layout().slots.is_some().then(|| channel.slot());
+        let reply = self.call_on(slot, Lane::Of(channel.as_bytes()), command, deadline).await?;
+        Ok(u64::try_from(reply.as_int()?).unwrap_or(0))
+    }
+
+    /// Many `PUBLISH`, handed over together on one connection and carried out in order; each has its own answer. Counts as one
+    /// call. Cancel safe.
+    ///
+    /// # Errors
+    /// As [`call`](Self::call), for all of them: then each may have been carried out unless the error says otherwise.
+    pub async fn publish_many(
+        &self,
+        messages: Vec<(Channel, Bytes)>,
+        deadline: Deadline,
+    ) -> Result<Vec<Result<u64, Error>>, Error> {
+        const NAME: &str = "PUBLISH";
+        let Some((first, _)) = messages.first() else { return Ok(Vec::new()) };
+        let size = messages.iter().map(|(channel, payload)| channel.as_bytes().len() + payload.len()).sum();
+        self.check_size(NAME, size)?;
+        let all = messages.len();
+        // Of a cluster any node will do.
+        let node = self.node_of(self.layout().slots.is_some().then(|| first.slot()))?;
+        let arguments = messages
+            .into_iter()
+            .map(|(channel, payload)| {
+                vec![FredValue::Bytes(channel.as_bytes().clone()), FredValue::Bytes(payload)]
+            })
+            .collect();
+        let exchanged = node.any_wire(size).exchange_together(NAME, arguments);
+        let mut answers = node.bounded(NAME, deadline, exchanged).await?;
+        // Whatever had no answer of its own shared the connection's end.
+        answers.resize_with(all, || Err(Failure::Lost("no answer came".to_owned())));
+        let read = |answer: Result<Value, Failure>| {
+            let answer = answer.map_err(|failure| node.failed(NAME, failure))?;
+            Ok(u64::try_from(answer.as_int()?).unwrap_or(0))
+        };
+        Ok(answers.into_iter().map(read).collect())
+    }
+
+    /// `SPUBLISH`: to those who subscribed to the channel as a [sharded](crate::Keys::sharded_channel_in) one. On a cluster it
+    /// goes to the master of the channel's slot, and to no other shard. Else as [`publish`](Self::publish).
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] before Redis 7.0, else as [`call`](Self::call).
+    pub async fn spublish(
+        &self,
+        channel: &Channel,
+        payload: impl Argument,
+        deadline: Deadline,
+    ) -> Result<u64, Error> {
+        let slot = self.layout().slots.is_some().then(|| channel.slot());
+        self.node_of(slot)?.check_sharded("SPUBLISH")?;
+        let command = Command::new("SPUBLISH").arg(channel).arg(payload);
         let reply = self.call_on(slot, Lane::Of(channel.as_bytes()), command, deadline).await?;
         Ok(u64::try_from(reply.as_int()?).unwrap_or(0))
     }

@@ -112,6 +112,11 @@ impl Node {
         &self.wires[0]
     }
 
+    /// Whether it knows sharded channels.
+    pub(super) fn check_sharded(&self, operation: &'static str) -> Result<(), Error> {
+        self.info.check_sharded(operation, &self.endpoint)
+    }
+
     /// Calls under way.
     pub(crate) fn in_flight(&self) -> usize {
         self.opener.config.max_in_flight.saturating_sub(self.permits.available_permits())

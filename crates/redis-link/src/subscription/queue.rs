@@ -2,8 +2,9 @@
 //! what it dropped.
 
 use super::SubscriptionEvent;
+use crate::Channel;
 use parking_lot::Mutex;
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use tokio::sync::Notify;
 
 #[derive(Debug)]
@@ -55,11 +56,18 @@ impl Queue {
                 state.events.iter().skip(news).position(|e| matches!(e, SubscriptionEvent::Lost { .. }));
             match unread {
                 Some(lost) if state.events.len() >= self.capacity => {
-                    let missed = state.events.drain(news + lost + 1..).map(|event| match event {
-                        SubscriptionEvent::Overflow { missed } => missed,
-                        _ => 0,
-                    });
-                    let missed = missed.sum();
+                    let (mut missed, mut shards) = (0, Vec::new());
+                    for event in state.events.drain(news + lost + 1..) {
+                        match event {
+                            SubscriptionEvent::Overflow { missed: more } => missed += more,
+                            SubscriptionEvent::ShardsLost { .. }
+                            | SubscriptionEvent::ShardsRestored { .. } => {
+                                shards.push(event);
+                            }
+                            _ => {}
+                        }
+                    }
+                    state.events.extend(shards);
                     if missed > 0 {
                         Self::count(&mut state, missed);
                     }
@@ -70,8 +78,53 @@ impl Queue {
         self.filled.notify_one();
     }
 
-    pub(super) fn push_restored(&self) {
-        self.state.lock().events.push_back(SubscriptionEvent::Restored);
+    /// Always goes in. In a full queue it continues an unread loss of the same channels, likewise.
+    pub(super) fn push_shards_lost(&self, channels: &[Channel], cause: String) {
+        {
+            let mut state = self.state.lock();
+            if state.events.len() >= self.capacity {
+                Self::merge_losses(&mut state, channels, cause);
+            } else {
+                let channels = channels.to_vec();
+                state.events.push_back(SubscriptionEvent::ShardsLost { channels, cause });
+            }
+        }
+        self.filled.notify_one();
+    }
+
+    /// Behind the last message, only the first loss of each of these channels remains.
+    fn merge_losses(state: &mut State, channels: &[Channel], cause: String) {
+        let message = |event: &SubscriptionEvent| matches!(event, SubscriptionEvent::Message { .. });
+        let news = state.events.iter().rposition(message).map_or(0, |last| last + 1);
+        let mut new: HashSet<_> = channels.iter().cloned().collect();
+        let all = new.clone();
+        for event in state.events.iter_mut().skip(news) {
+            match event {
+                SubscriptionEvent::ShardsLost { channels, .. } => {
+                    channels.retain(|channel| !all.contains(channel) || new.remove(channel));
+                }
+                SubscriptionEvent::ShardsRestored { channels } => {
+                    // One whose loss was read already has to be told.
+                    channels.retain(|channel| !all.contains(channel) || new.contains(channel));
+                }
+                _ => {}
+            }
+        }
+        let empty = |event: &SubscriptionEvent| match event {
+            SubscriptionEvent::ShardsLost { channels, .. }
+            | SubscriptionEvent::ShardsRestored { channels } => channels.is_empty(),
+            _ => false,
+        };
+        state.events.retain(|event| !empty(event));
+        if !new.is_empty() {
+            let channels = new.into_iter().collect();
+            state.events.push_back(SubscriptionEvent::ShardsLost { channels, cause });
+        }
+    }
+
+    /// Always goes in: there is at most one for each loss.
+    pub(super) fn push(&self, event: SubscriptionEvent) {
+        self.state.lock().events.push_back(event);
         self.filled.notify_one();
     }
 

@@ -1,66 +1,64 @@
-//! Keeps a subscription's connection open and makes the server's subscriptions equal to what is wanted. It hands
-//! messages on and interprets none.
+//! Keeps one of a subscription's connections open, says to the server what the plan says, and tells the plan what came of
+//! it. It decides nothing, hands messages on and interprets none.
 
-use super::{Inner, Standing, SubscriptionEvent};
+mod audit;
+mod masters;
+mod messages;
+
+use super::{
+    Inner,
+    plan::{Seat, Step},
+};
 use crate::{
-    Channel, Error,
-    link::{LinkState, Shared},
+    Channel, Endpoint, Error,
+    keys::ChannelKind,
+    link::Shared,
+    server_info::ServerInfo,
     wire::{Failure, Wire, arguments, reply_error, unavailable},
 };
 use bytes::Bytes;
-use fred::types::{Message, MessageKind, Value as FredValue};
+use messages::{pump, take};
 use resilience::{Backoff, Deadline};
-use std::{collections::HashSet, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 use tokio::{
-    sync::broadcast::{
-        Receiver,
-        error::{RecvError, TryRecvError},
-    },
-    time::{Instant, MissedTickBehavior, interval_at, timeout},
+    sync::watch,
+    time::{Instant, MissedTickBehavior, interval_at, sleep, timeout},
 };
 
 /// Messages between the connection and this worker; what does not fit is counted by the driver and reported.
 const MESSAGES: usize = 8192;
-/// Names in one command.
-const BATCH: usize = 500;
-/// Refusals that are kept for those who wait to hear of them.
-const REFUSALS: usize = 64;
 /// Channels that were taken once and are refused now are asked for again so often.
 const ASK_AGAIN: Duration = Duration::from_secs(5);
+/// Channels that a server cannot take just now, as their slot is on its way.
+const LATER: Duration = Duration::from_millis(100);
 /// A connection that lived shorter does not reset the back-off.
 const SETTLED: Duration = Duration::from_secs(1);
 
-/// Runs until the subscription or the link ends.
-pub(super) async fn run(shared: Arc<Shared>, inner: Arc<Inner>) {
-    let ended = inner.ended.clone();
-    let _ = ended.run_until_cancelled(Box::pin(keep_subscribed(&shared, &inner))).await;
-    inner.queue.close();
-}
-
-async fn keep_subscribed(shared: &Shared, inner: &Inner) {
+/// Runs until it is dropped.
+pub(super) async fn keep(shared: Arc<Shared>, inner: Arc<Inner>, seat: Seat) {
     let mut backoff = Backoff::new(shared.opener.config.reconnect);
-    // An unanswered `Lost` is in the queue.
-    let (mut lost, mut one_by_one) = (false, false);
+    let mut states = shared.state.subscribe();
     loop {
         let started = Instant::now();
-        let mut session = Session { shared, inner, active: HashSet::new(), lost, one_by_one };
-        let cause = session.run().await;
-        (lost, one_by_one) = (session.lost, session.one_by_one);
-        inner.progress.send_modify(|progress| {
-            progress.connected = false;
-            progress.confirmed = 0;
-            let since = progress.lost.as_ref().map_or_else(Instant::now, |(since, _)| *since);
-            progress.lost = Some((since, cause.clone()));
+        let mut session =
+            Session { shared: &shared, inner: &inner, seat: &seat, wanted: inner.wanted.subscribe() };
+        let cause = Box::pin(session.run()).await;
+        inner.update(|plan| {
+            let events = plan.closed(&seat, &cause, Instant::now());
+            if !events.is_empty() {
+                tracing::warn!(cause, ?seat, "a Redis subscription has no connection");
+            }
+            events
         });
-        if !lost {
-            tracing::warn!(cause, "a Redis subscription has no connection");
-            inner.queue.push_lost(cause);
-            lost = true;
-        }
         if started.elapsed() >= SETTLED {
             backoff.reset();
         }
-        tokio::time::sleep(backoff.next_delay()).await;
+        states.mark_unchanged();
+        tokio::select! {
+            () = sleep(backoff.next_delay()) => {}
+            // Whoever publishes is back as well.
+            () = masters::connected_anew(&mut states) => {}
+        }
     }
 }
 
@@ -68,18 +66,27 @@ async fn keep_subscribed(shared: &Shared, inner: &Inner) {
 struct Session<'a> {
     shared: &'a Shared,
     inner: &'a Inner,
-    /// What the server has confirmed on this connection.
-    active: HashSet<Channel>,
-    lost: bool,
-    /// The session before ended with a refusal: one name in a command, to find out whose.
-    one_by_one: bool,
+    seat: &'a Seat,
+    /// Something is wanted or belongs elsewhere.
+    wanted: watch::Receiver<()>,
+}
+
+/// Whom it is connected to.
+struct Server {
+    wire: Wire,
+    endpoint: Endpoint,
+    info: ServerInfo,
 }
 
 impl Session<'_> {
     /// Answers why it ended.
     async fn run(&mut self) -> String {
-        // Of a cluster any will do: it hands every message to all of its nodes.
-        let endpoint = match self.shared.some_master() {
+        let endpoint = match self.seat {
+            Seat::Shard(master) => Ok(master.clone()),
+            // Of a cluster any will do: it hands every message to all of its nodes.
+            Seat::Shared => self.shared.some_master(),
+        };
+        let endpoint = match endpoint {
             Ok(endpoint) => endpoint,
             Err(error) => return error.cause(),
         };
@@ -92,46 +99,55 @@ impl Session<'_> {
             if info.loading {
                 return Err(unavailable(&format!("{endpoint} is loading its data")));
             }
-            Ok((wire, driver, info.run_id))
+            Ok((wire, driver, info))
         };
         let deadline = Deadline::after(self.shared.opener.config.connect_timeout);
-        let (wire, driver, run_id) = match deadline.run(Box::pin(connect)).await {
+        let connected = tokio::select! {
+            connected = deadline.run(Box::pin(connect)) => connected,
+            () = masters::no_master_any_more(self.shared, &endpoint) => return format!("{endpoint} is no master any more"),
+        };
+        let (wire, driver, info) = match connected {
             Ok(Ok(opened)) => opened,
             Ok(Err(error)) => return error.cause(),
             Err(_) => return format!("connecting to {endpoint} took too long"),
         };
         let mut messages = wire.messages();
+        let server = Server { wire, endpoint, info };
         let (shared, inner) = (self.shared, self.inner);
         let cause = tokio::select! {
             biased;
-            cause = self.keep_reconciled(&wire) => cause,
-            () = pump(inner, &wire, &mut messages) => "the connection's events ended".to_owned(),
+            cause = self.keep_reconciled(&server) => cause,
+            () = pump(inner, &server.wire, &mut messages) => "the connection's events ended".to_owned(),
             _ = driver => "the connection ended".to_owned(),
-            () = another_server(shared, &run_id) => "the master is another server now".to_owned(),
+            () = masters::another_server(shared, &server.info.run_id) => "the master is another server now".to_owned(),
         };
         // What had arrived comes before the news of the loss.
         while take(inner, messages.try_recv()) {}
         cause
     }
 
-    async fn keep_reconciled(&mut self, wire: &Wire) -> String {
+    async fn keep_reconciled(&mut self, server: &Server) -> String {
         let every = self.shared.opener.config.probe_interval;
         let mut ticks = interval_at(Instant::now() + every, every);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut asked_again = Instant::now();
         loop {
-            if let Err(cause) = self.reconcile(wire).await {
+            if let Err(cause) = self.reconcile(server).await {
                 return cause;
             }
+            let put_off = self.inner.plan.lock().has_later(self.seat);
             tokio::select! {
-                () = self.inner.changed.notified() => {}
+                // The sender lives as long as `inner`.
+                _ = self.wanted.changed() => {}
+                () = sleep(LATER), if put_off => drop(self.inner.plan.lock().again(self.seat)),
                 _ = ticks.tick() => {
-                    // An error reply, of a busy server for example, is a sign of life as well.
-                    if let Err(cause) = self.barrier(wire).await {
+                    if let Err(cause) = self.look(server).await {
                         return cause;
                     }
                     if asked_again.elapsed() >= ASK_AGAIN {
-                        self.ask_again().await;
+                        if let Err(cause) = self.ask_again(server).await {
+                            return cause;
+                        }
                         asked_again = Instant::now();
                     }
                 }
@@ -139,75 +155,72 @@ impl Session<'_> {
         }
     }
 
-    /// Subscribes what is wanted and not active, unsubscribes what is active and not wanted, and reports.
-    async fn reconcile(&mut self, wire: &Wire) -> Result<(), String> {
-        let (version, add, remove) = {
-            let wanted = self.inner.wanted.lock();
-            let missing = |(channel, standing): &(&Channel, &Standing)| {
-                **standing != Standing::Refused && !self.active.contains(*channel)
-            };
-            let add: Vec<_> = wanted.channels.iter().filter(missing).map(|(c, _)| c.clone()).collect();
-            let remove: Vec<_> =
-                self.active.iter().filter(|c| !wanted.channels.contains_key(*c)).cloned().collect();
-            (wanted.version, add, remove)
-        };
-        for (channels, adding) in [(add, true), (remove, false)] {
-            let batch = if adding && self.one_by_one { 1 } else { BATCH };
-            let (patterns, names): (Vec<_>, Vec<_>) = channels.into_iter().partition(Channel::is_pattern);
-            for batch in names.chunks(batch).chain(patterns.chunks(batch)) {
-                self.apply(wire, batch, adding).await?;
+    /// Does what the plan says until it says nothing more.
+    async fn reconcile(&mut self, server: &Server) -> Result<(), String> {
+        self.wanted.mark_unchanged();
+        loop {
+            let step = self.inner.plan.lock().next(self.seat);
+            let Some(step) = step else { break };
+            match step {
+                Step { kind: ChannelKind::Shard, adding: true, channels } => {
+                    self.subscribe_shards(server, &channels).await?;
+                }
+                Step { kind, adding, channels } => self.apply(&server.wire, kind, &channels, adding).await?,
             }
         }
-        self.one_by_one = false;
-        if self.lost {
-            self.lost = false;
-            self.inner.queue.push_restored();
-        }
-        self.inner.progress.send_if_modified(|progress| {
-            let news = !progress.connected || progress.confirmed != version;
-            progress.connected = true;
-            progress.confirmed = version;
-            progress.lost = None;
-            news
-        });
+        self.inner.update(|plan| plan.settled(self.seat));
         Ok(())
     }
 
     /// One command for channels of one kind, and what becomes of them.
-    async fn apply(&mut self, wire: &Wire, batch: &[Channel], adding: bool) -> Result<(), String> {
-        if let Some(refusal) = self.change(wire, batch, adding).await? {
+    async fn apply(
+        &self,
+        wire: &Wire,
+        kind: ChannelKind,
+        batch: &[Channel],
+        adding: bool,
+    ) -> Result<(), String> {
+        if let Some(refusal) = self.change(wire, kind, batch, adding).await? {
             // The driver pairs the refusal with the next reply; from here on the connection is out of step.
             if adding && !refusal.is_retryable() {
-                match batch {
-                    [channel] => self.refuse(channel, &refusal),
-                    _ => self.one_by_one = true,
-                }
+                self.refuse(batch, &refusal);
             }
             return Err(refusal.cause());
         }
-        let mut wanted = self.inner.wanted.lock();
-        for channel in batch {
+        self.inner.update(|plan| {
             if adding {
-                self.active.insert(channel.clone());
-                if let Some(standing) = wanted.channels.get_mut(channel) {
-                    *standing = Standing::Taken;
-                }
-            } else {
-                self.active.remove(channel);
+                return plan.taken(self.seat, batch);
             }
-        }
+            plan.given_back(self.seat, batch);
+            Vec::new()
+        });
         Ok(())
     }
 
     /// Has the server subscribe or unsubscribe. `Some`: it refused.
-    async fn change(&self, wire: &Wire, batch: &[Channel], adding: bool) -> Result<Option<Error>, String> {
-        let names = batch.iter().map(|channel| channel.as_str().to_owned()).collect();
-        let pattern = batch.first().is_some_and(Channel::is_pattern);
+    async fn change(
+        &self,
+        wire: &Wire,
+        kind: ChannelKind,
+        batch: &[Channel],
+        adding: bool,
+    ) -> Result<Option<Error>, String> {
+        let names = || batch.iter().map(|channel| channel.as_str().to_owned());
         let handed = async {
-            if adding { wire.subscribe(names, pattern).await } else { wire.unsubscribe(names, pattern).await }
+            match (adding, kind) {
+                (true, kind) => wire.subscribe(names().collect(), kind == ChannelKind::Pattern).await,
+                // Of several slots.
+                (false, ChannelKind::Shard) => {
+                    for name in names() {
+                        wire.unsubscribe(vec![name], kind).await?;
+                    }
+                    Ok(())
+                }
+                (false, kind) => wire.unsubscribe(names().collect(), kind).await,
+            }
         };
         let limit = self.shared.opener.config.probe_timeout;
-        match timeout(limit, handed).await {
+        match timeout(limit, Box::pin(handed)).await {
             Ok(Ok(())) => {}
             Ok(Err(failure)) => return Err(failure.into_error("SUBSCRIBE").cause()),
             Err(_) => return Err(format!("Redis took no subscription for {limit:?}")),
@@ -227,105 +240,43 @@ impl Session<'_> {
             Some(Err(Failure::Reply(message))) if message.contains("allowed in this context") => Ok(None),
             Some(Err(Failure::Reply(message))) => Ok(Some(message)),
             Some(Err(failure)) => Err(failure.into_error("SUBSCRIBE").cause()),
-            None => Err(format!("Redis gave no sign of life for {limit:?}")),
+            None => Err(self.no_sign_of_life()),
         }
     }
 
-    /// A channel that the server never took is no longer wanted. Another one is left out for now: a right that was taken
-    /// away may come back.
-    fn refuse(&self, channel: &Channel, error: &Error) {
-        {
-            let mut wanted = self.inner.wanted.lock();
-            match wanted.channels.get_mut(channel) {
-                Some(Standing::New) => drop(wanted.channels.remove(channel)),
-                Some(standing) => *standing = Standing::Refused,
-                None => return,
-            }
-        }
-        tracing::warn!(channel = channel.as_str(), %error, "Redis refuses a subscription");
-        self.inner.progress.send_modify(|progress| {
-            progress.refused.push((channel.clone(), error.clone()));
-            let excess = progress.refused.len().saturating_sub(REFUSALS);
-            progress.refused.drain(..excess);
+    fn no_sign_of_life(&self) -> String {
+        format!("Redis gave no sign of life for {:?}", self.shared.opener.config.probe_timeout)
+    }
+
+    fn refuse(&self, channels: &[Channel], error: &Error) {
+        let channel = channels.first().map_or("", Channel::as_str);
+        tracing::warn!(channel, %error, "Redis refuses a subscription");
+        self.inner.update(|plan| {
+            plan.refused(self.seat, channels, error);
+            Vec::new()
         });
     }
 
-    /// Asks for refused channels until one is refused again, on a connection for it alone: a refusal is its end.
-    async fn ask_again(&self) {
-        let refused: Vec<_> = {
-            let wanted = self.inner.wanted.lock();
-            let refused = wanted.channels.iter().filter(|(_, standing)| **standing == Standing::Refused);
-            refused.map(|(channel, _)| channel.clone()).collect()
-        };
+    /// Asks for refused channels until one is refused again, on a connection for it alone: a refusal is its end. Not so for
+    /// sharded ones.
+    async fn ask_again(&self, server: &Server) -> Result<(), String> {
+        let refused = self.inner.plan.lock().left_out(self.seat);
+        let (sharded, refused): (Vec<_>, Vec<_>) = refused.into_iter().partition(Channel::is_sharded);
+        self.ask_for_refused(&server.wire, &sharded).await?;
         if refused.is_empty() {
-            return;
+            return Ok(());
         }
         let opener = &self.shared.opener;
-        let Ok(endpoint) = self.shared.some_master() else { return };
+        let Ok(endpoint) = self.shared.some_master() else { return Ok(()) };
         let open = Box::pin(opener.open(&endpoint));
-        let Ok(Ok((wire, _driver))) = timeout(opener.config.probe_timeout, open).await else { return };
+        let Ok(Ok((wire, _driver))) = timeout(opener.config.probe_timeout, open).await else { return Ok(()) };
         // Another one first each time, so that one that stays refused does not hide the others.
         let first = rand::random_range(0..refused.len());
         for channel in refused.iter().cycle().skip(first).take(refused.len()) {
-            let Ok(None) = self.change(&wire, std::slice::from_ref(channel), true).await else { return };
-            if let Some(standing) = self.inner.wanted.lock().channels.get_mut(channel) {
-                *standing = Standing::Taken;
-            }
+            let one = std::slice::from_ref(channel);
+            let Ok(None) = self.change(&wire, channel.kind(), one, true).await else { break };
+            self.inner.plan.lock().readmit(channel);
         }
-    }
-}
-
-async fn pump(inner: &Inner, wire: &Wire, messages: &mut Receiver<Message>) {
-    loop {
-        let received = messages.recv().await.map_err(|error| match error {
-            RecvError::Lagged(missed) => TryRecvError::Lagged(missed),
-            RecvError::Closed => TryRecvError::Closed,
-        });
-        wire.mark_alive();
-        if !take(inner, received) {
-            return;
-        }
-    }
-}
-
-/// Puts what was received into the queue; `false` when nothing more is there.
-fn take(inner: &Inner, received: Result<Message, TryRecvError>) -> bool {
-    match received {
-        Ok(message) => {
-            inner.queue.push_message(SubscriptionEvent::Message {
-                pattern: message.kind == MessageKind::PMessage,
-                channel: message.channel.to_string(),
-                payload: payload(message.value),
-            });
-            true
-        }
-        Err(TryRecvError::Lagged(missed)) => {
-            inner.queue.push_missed(missed);
-            true
-        }
-        Err(TryRecvError::Empty | TryRecvError::Closed) => false,
-    }
-}
-
-/// The driver makes a string of what is UTF-8; both share the buffer.
-fn payload(value: FredValue) -> Bytes {
-    match value {
-        FredValue::String(text) => text.into_inner(),
-        FredValue::Bytes(bytes) => bytes,
-        other => other.as_bytes().map(Bytes::copy_from_slice).unwrap_or_default(),
-    }
-}
-
-/// Resolves when the link is connected to other server processes than this connection.
-async fn another_server(shared: &Shared, run_id: &str) {
-    let mut states = shared.state.subscribe();
-    let moved = |state: &LinkState| match state {
-        LinkState::Connected(generation) => {
-            generation.is_alive() && generation.nodes().all(|node| node.info().run_id != run_id)
-        }
-        _ => false,
-    };
-    if states.wait_for(moved).await.is_err() {
-        std::future::pending::<()>().await;
+        Ok(())
     }
 }

@@ -12,6 +12,7 @@ mod old;
 mod protocol;
 mod rotation;
 mod secure;
+mod shards;
 mod subscriptions;
 mod support;
 mod topologies;

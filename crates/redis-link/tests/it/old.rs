@@ -9,7 +9,7 @@ use tokio::{
 };
 
 /// Passes on what is said, and changes one word of as many letters in the answers.
-async fn relay(to: u16, from_word: &'static str, to_word: &'static str) -> u16 {
+pub(crate) async fn relay(to: u16, from_word: &'static str, to_word: &'static str) -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let port = listener.local_addr().expect("bound").port();
     tokio::spawn(async move {

@@ -42,16 +42,16 @@ async fn losses_are_told_also_when_it_is_full_and_stay_bounded() {
     for _ in 0..500 {
         queue.push_lost("cut".to_owned());
         queue.push_missed(2);
-        queue.push_restored();
+        queue.push(SubscriptionEvent::Restored);
     }
     for _ in 0..500 {
         queue.push_missed(1);
         queue.push_lost("cut".to_owned());
-        queue.push_restored();
+        queue.push(SubscriptionEvent::Restored);
         queue.push_message(message("b"));
     }
     queue.push_lost("cut".to_owned());
-    queue.push_restored();
+    queue.push(SubscriptionEvent::Restored);
     let events = all(&queue).await;
     assert_eq!(events[0], message("a"));
     assert!(events.contains(&SubscriptionEvent::Lost { cause: "cut".to_owned() }));
@@ -76,4 +76,40 @@ async fn a_waiting_consumer_is_woken() {
     tokio::task::yield_now().await;
     queue.close();
     assert_eq!(consumer.await.unwrap(), (Some(message("a")), None));
+}
+
+fn shards(names: &[&str]) -> Vec<Channel> {
+    let keys = crate::Keys::new("n");
+    names.iter().map(|name| keys.sharded_channel_in("s", name).expect("a good name")).collect()
+}
+
+#[tokio::test]
+async fn losses_of_shards_in_a_full_queue_continue_each_other_and_none_is_untold() {
+    let queue = Queue::new(2);
+    queue.push_message(message("a"));
+    let lost = |names: &[&str]| queue.push_shards_lost(&shards(names), "why".to_owned());
+    let back = |names: &[&str]| queue.push(SubscriptionEvent::ShardsRestored { channels: shards(names) });
+    lost(&["x", "y"]);
+    for _ in 0..100 {
+        back(&["x", "y"]);
+        lost(&["x", "y"]);
+        back(&["y"]);
+        lost(&["y", "z"]);
+        back(&["z"]);
+    }
+    let (mut down, mut events) = (std::collections::HashSet::new(), 0);
+    for event in all(&queue).await {
+        events += 1;
+        match event {
+            SubscriptionEvent::ShardsLost { channels, .. } => {
+                channels.into_iter().for_each(|channel| assert!(down.insert(channel), "told already"));
+            }
+            SubscriptionEvent::ShardsRestored { channels } => {
+                channels.iter().for_each(|channel| assert!(down.remove(channel), "never lost"));
+            }
+            _ => {}
+        }
+    }
+    assert_eq!(down, shards(&["x", "y"]).into_iter().collect(), "as it ended");
+    assert!(events < 10, "{events}");
 }

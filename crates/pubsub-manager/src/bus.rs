@@ -1,7 +1,10 @@
 //! What carries frames between publishers and subscribers. A bus delivers at most once and says when it may have
 //! lost something; counting what was lost is not its business.
 
-use crate::{Error, Filter, Subject};
+#[cfg(any(feature = "redis", feature = "postgres"))]
+pub(crate) mod inbox;
+
+use crate::{Error, Filter, Lane, Subject};
 use async_trait::async_trait;
 use bytes::Bytes;
 use resilience::Deadline;
@@ -10,14 +13,14 @@ use std::{fmt::Debug, sync::Arc, time::Duration};
 
 /// A carrier of frames.
 ///
-/// Implementations of ours: [`MemoryBus`](crate::MemoryBus) and, with feature `redis`,
-/// [`RedisBus`](crate::RedisBus).
+/// Implementations of ours: [`MemoryBus`](crate::MemoryBus), with feature `redis` [`RedisBus`](crate::RedisBus) and with
+/// feature `postgres` [`PostgresBus`](crate::PostgresBus).
 #[async_trait]
 pub trait Bus: Debug + Send + Sync + 'static {
     /// A word for status and metrics, such as `redis`.
     fn name(&self) -> &'static str;
 
-    /// Sends one frame to whoever is subscribed now, and says to how many where the bus knows.
+    /// Sends one frame to whoever is subscribed to `subject` in `lane` now, and says to how many where the bus knows.
     ///
     /// Cancel safety: dropped, it may or may not have been sent.
     ///
@@ -25,17 +28,20 @@ pub trait Bus: Debug + Send + Sync + 'static {
     /// [`Error::Unavailable`], [`Error::Timeout`]: nothing was sent. [`Error::Unknown`]: it may have been.
     async fn publish(
         &self,
+        lane: Lane,
         subject: &Subject,
         frame: Bytes,
         deadline: Deadline,
     ) -> Result<Option<u64>, Error>;
 
-    /// Subscribes; confirmed by the bus when this returns. Dropping the stream unsubscribes.
+    /// Subscribes; confirmed by the bus when this returns. While the bus is away it waits for it. Dropping the stream
+    /// unsubscribes.
     ///
     /// Cancel safety: dropped, no subscription stays behind.
     ///
     /// # Errors
-    /// [`Error::Unavailable`], [`Error::Timeout`]: there is no subscription.
+    /// [`Error::Unavailable`], [`Error::Timeout`] at the deadline, [`Error::Forbidden`], [`Error::Unsupported`]: there is no
+    /// subscription.
     async fn subscribe(&self, filter: &Filter, deadline: Deadline) -> Result<Box<dyn BusStream>, Error>;
 
     /// Whether it works, without asking the server.
@@ -46,6 +52,10 @@ pub trait Bus: Debug + Send + Sync + 'static {
     /// # Errors
     /// Any error means that publishing would fail now.
     async fn health_check(&self, deadline: Deadline) -> Result<Duration, Error>;
+
+    /// The manager has shut down: nothing more will be asked, so connections of its own may be given back although handles
+    /// on the bus are still around. Does nothing unless a bus has such.
+    fn end(&self) {}
 }
 
 /// One confirmed subscription. It re-subscribes by itself after an interruption.

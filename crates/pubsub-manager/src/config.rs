@@ -1,6 +1,6 @@
 //! Settings of the manager. Values only: nothing here reads the environment.
 
-use crate::{Bus, Codec, Error, PubSubManager};
+use crate::{Bus, Codec, DurableLimits, DurableStore, Error, PubSubManager, Traceparent};
 use serde::{Deserialize, Serialize};
 use std::{sync::Arc, time::Duration};
 
@@ -29,6 +29,8 @@ pub struct Config {
     pub announce_every: Duration,
     /// A channel unused for that long takes its leave and is forgotten. Default 60 s.
     pub idle_channel: Duration,
+    /// How much a durable channel keeps, unless the channel says otherwise.
+    pub durable: DurableLimits,
 }
 
 impl Default for Config {
@@ -44,6 +46,7 @@ impl Default for Config {
             subscribe_timeout: Duration::from_secs(5),
             announce_every: Duration::from_secs(1),
             idle_channel: Duration::from_secs(60),
+            durable: DurableLimits::default(),
         }
     }
 }
@@ -90,13 +93,37 @@ impl Config {
         if problems.is_empty() { Ok(()) } else { Err(problems) }
     }
 
-    /// A manager over `bus`, with its tasks on the current runtime. Without a bus it works, and every call on it
-    /// answers [`Error::Unavailable`].
+    /// A manager over `deps`, with its tasks on the current runtime.
     ///
     /// # Errors
     /// [`Error::Config`] with all problems; [`Error::Unavailable`] outside a tokio runtime.
-    pub fn build(self, bus: Option<Arc<dyn Bus>>) -> Result<PubSubManager, Error> {
+    pub fn build(self, deps: Deps) -> Result<PubSubManager, Error> {
         self.validate().map_err(|problems| Error::Config { problems })?;
-        PubSubManager::start(self, bus)
+        PubSubManager::start(self, deps)
+    }
+}
+
+/// What a manager works over. Without a part, every call that needs it answers [`Error::Unavailable`].
+#[derive(Clone, Debug, Default)]
+pub struct Deps {
+    /// Carries channels.
+    pub bus: Option<Arc<dyn Bus>>,
+    /// Keeps durable channels.
+    pub durable: Option<Arc<dyn DurableStore>>,
+    /// Tells the trace at hand, for whoever publishes without giving one. Default `None`: messages name no trace.
+    pub traceparent: Option<Traceparent>,
+}
+
+impl Deps {
+    /// Channels over `bus`.
+    #[must_use]
+    pub fn over(bus: impl Bus) -> Self {
+        Self { bus: Some(Arc::new(bus)), ..Self::default() }
+    }
+
+    /// And durable channels in `store`.
+    #[must_use]
+    pub fn durable(self, store: impl DurableStore) -> Self {
+        Self { durable: Some(Arc::new(store)), ..self }
     }
 }

@@ -1,7 +1,7 @@
 //! The envelope around every message: a fixed binary header of 64 bytes, then the payload; several may follow one
 //! another in one frame. It does not look into payloads.
 
-use crate::{Codec, PublisherId};
+use crate::{Codec, PublisherId, TraceContext};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use std::fmt;
 
@@ -29,17 +29,6 @@ impl fmt::Display for MessageId {
     }
 }
 
-/// The W3C trace context of the publisher.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct TraceContext {
-    /// Trace id.
-    pub trace_id: [u8; 16],
-    /// Parent span id.
-    pub span_id: [u8; 8],
-    /// Whether the trace is sampled.
-    pub sampled: bool,
-}
-
 /// What an envelope is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
@@ -49,6 +38,17 @@ pub(crate) enum Kind {
     Announcement,
     /// The same for the last time: the counter ends.
     Farewell,
+    /// A message that asks for an answer: eight bytes that the answer repeats stand before the payload.
+    Request,
+    /// The answer: the eight bytes and one for how it went stand before the payload.
+    Reply,
+}
+
+impl Kind {
+    /// Whether it carries something for subscribers.
+    pub(crate) const fn is_message(self) -> bool {
+        matches!(self, Self::Message | Self::Request)
+    }
 }
 
 /// The header of one envelope.
@@ -71,6 +71,8 @@ pub(crate) fn encode(frame: &mut BytesMut, header: &Header, payload: &[u8]) {
         Kind::Message => 1,
         Kind::Announcement => 2,
         Kind::Farewell => 3,
+        Kind::Request => 4,
+        Kind::Reply => 5,
     });
     frame.put_u8(header.codec.wire());
     let trace = header.trace.unwrap_or(TraceContext { trace_id: [0; 16], span_id: [0; 8], sampled: false });
@@ -115,6 +117,8 @@ fn decode_one(frame: &mut Bytes) -> Option<(Header, Bytes)> {
         1 => Kind::Message,
         2 => Kind::Announcement,
         3 => Kind::Farewell,
+        4 => Kind::Request,
+        5 => Kind::Reply,
         _ => return None,
     };
     let codec = Codec::from_wire(header.get_u8())?;

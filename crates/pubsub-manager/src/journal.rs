@@ -6,6 +6,7 @@ mod cursor;
 mod event;
 mod frame;
 mod memory;
+mod pace;
 mod reader;
 #[cfg(feature = "redis")]
 mod redis;
@@ -22,6 +23,7 @@ pub use view::JournalView;
 
 use crate::Error;
 use bytes::Bytes;
+use pace::Pace;
 use parking_lot::Mutex;
 use resilience::{Deadline, clock::CoarseClock};
 use serde::{Deserialize, Serialize};
@@ -29,7 +31,10 @@ use std::{
     future::Future,
     sync::{
         Arc, Weak,
-        atomic::{AtomicU64, Ordering::Relaxed},
+        atomic::{
+            AtomicBool, AtomicU64,
+            Ordering::{AcqRel, Relaxed, Release},
+        },
     },
     time::Duration,
 };
@@ -94,6 +99,10 @@ pub struct JournalStats {
     pub unknown: u64,
     /// Gaps noticed by this handle's readers, without the one at opening.
     pub gaps: u64,
+    /// The most entries that came within a minute, from all processes.
+    pub busiest_minute: u64,
+    /// Entries that the store keeps, where that has a bound: too few if it is not twice `busiest_minute`.
+    pub kept: Option<u64>,
 }
 
 /// A handle on one journal; clones share it. The last one dropped ends its tasks and readers.
@@ -107,6 +116,8 @@ struct Inner {
     clock: CoarseClock,
     publisher: PublisherId,
     runtime: Handle,
+    /// Somebody appends without the writer.
+    direct: AtomicBool,
     /// Taken at shutdown, which ends the writer once it has worked off what waits.
     queue: Mutex<Option<mpsc::Sender<Pending>>>,
     stop: CancellationToken,
@@ -120,6 +131,7 @@ struct Counts {
     failed: AtomicU64,
     unknown: AtomicU64,
     gaps: AtomicU64,
+    busiest_minute: AtomicU64,
 }
 
 impl Drop for Inner {
@@ -147,8 +159,19 @@ impl Journal {
         };
         tasks.spawn_on(writer::run(Arc::clone(&backend), receiver, limits), &runtime);
         let (clock, publisher, counts) = (CoarseClock::system(), PublisherId::random(), Counts::default());
-        let queue = Mutex::new(Some(queue));
-        Ok(Self(Arc::new(Inner { backend, config, clock, publisher, runtime, queue, stop, tasks, counts })))
+        let (queue, direct) = (Mutex::new(Some(queue)), AtomicBool::new(false));
+        Ok(Self(Arc::new(Inner {
+            backend,
+            config,
+            clock,
+            publisher,
+            runtime,
+            direct,
+            queue,
+            stop,
+            tasks,
+            counts,
+        })))
     }
 
     /// The name under which this handle appends.
@@ -221,6 +244,8 @@ impl Journal {
             failed: counts.failed.load(Relaxed),
             unknown: counts.unknown.load(Relaxed),
             gaps: counts.gaps.load(Relaxed),
+            busiest_minute: counts.busiest_minute.load(Relaxed),
+            kept: self.0.backend.kept(),
         }
     }
 
@@ -248,9 +273,21 @@ impl Journal {
 }
 
 impl Inner {
+    /// The right to append without the writer, of one at a time: spares a lone append the way through another task. Whoever
+    /// else comes meanwhile travels with the others.
+    fn alone(&self) -> Option<Alone<'_>> {
+        (!self.direct.swap(true, AcqRel)).then_some(Alone(&self.direct))
+    }
+
     async fn send(&self, frames: Vec<Bytes>, deadline: Deadline) -> Result<JournalId, Error> {
         const OPERATION: &str = "append to the journal";
         let started = Instant::now();
+        if let Some(_alone) = self.alone() {
+            if self.queue.lock().is_none() {
+                return Err(Error::Shutdown { operation: OPERATION });
+            }
+            return self.backend.append(&frames, deadline.capped(self.config.append_timeout)).await;
+        }
         let (reply, answer) = oneshot::channel();
         let ticket = Arc::new(Ticket::default());
         let abandon = AbandonOnDrop(&ticket);
@@ -267,6 +304,14 @@ impl Inner {
             }
             Err(_) => Err(Error::Unknown { operation: OPERATION }),
         }
+    }
+}
+
+struct Alone<'a>(&'a AtomicBool);
+
+impl Drop for Alone<'_> {
+    fn drop(&mut self) {
+        self.0.store(false, Release);
     }
 }
 
@@ -296,6 +341,18 @@ impl WeakJournal {
 
     fn is_gone(&self) -> bool {
         self.inner.strong_count() == 0
+    }
+
+    /// So many entries came, from all processes.
+    fn came(&self, pace: &mut Pace, entries: usize) {
+        let Some(inner) = self.inner.upgrade() else { return };
+        let kept = inner.backend.kept();
+        let busy = pace.add(entries, kept, inner.clock.now());
+        inner.counts.busiest_minute.fetch_max(busy.entries, Relaxed);
+        if busy.short {
+            let entries = busy.entries;
+            tracing::warn!(entries, kept, "the journal keeps less than two such minutes: make it longer");
+        }
     }
 
     fn count_gap(&self) {

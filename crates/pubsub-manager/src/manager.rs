@@ -1,44 +1,54 @@
 //! The manager: the channels it publishes on, the names and patterns it is subscribed to, one task that announces.
 //! It owns no connection; the bus does.
 
+mod publishing;
+mod subscribing;
+
 use crate::{
-    Bus, BusStatus, Channel, Config, Error, Filter, PublisherId, Stats, Subject, SubscribeOptions,
-    Subscription,
-    metrics::{Counts, Instruments},
-    outlet::{Outgoing, Outlet, OutletLimits, Refused},
-    queue::Queue,
-    source::{Feed, Source},
+    Bus, BusStatus, Channel, Codec, Config, Deps, DurableStore, Error, Filter, Handlers, Lane,
+    PublishOptions, PublisherId, Stats, Subject, SubscribeOptions, Subscription, TraceContext, Traceparent,
+    codec::About,
+    durable::{DurableCounts, DurableOutlets},
+    metrics::{Counts, Instruments, Latency},
+    outlet::Outlet,
+    request::Inbox,
+    source::Source,
 };
 use parking_lot::Mutex;
 use resilience::Deadline;
 use serde::{Serialize, de::DeserializeOwned};
 use std::{
     collections::HashMap,
-    sync::{
-        Arc, Weak,
-        atomic::{AtomicU32, Ordering::Relaxed},
-    },
+    sync::{Arc, atomic::AtomicU32},
     time::Duration,
 };
-use tokio::{runtime::Handle, time::MissedTickBehavior};
+use tokio::runtime::Handle;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// Publishes to and subscribes on typed channels. Clones share it; the last one dropped ends its tasks.
 #[derive(Clone, Debug)]
-pub struct PubSubManager(Arc<Inner>);
+pub struct PubSubManager(pub(crate) Arc<Inner>);
 
 #[derive(Debug)]
 pub(crate) struct Inner {
     pub(crate) config: Config,
     pub(crate) counts: Arc<Counts>,
     bus: Option<Arc<dyn Bus>>,
-    publisher: PublisherId,
+    pub(crate) durable: Option<Arc<dyn DurableStore>>,
+    pub(crate) durable_counts: Arc<DurableCounts>,
+    pub(crate) durable_outlets: DurableOutlets,
+    traceparent: Option<Traceparent>,
+    latency: Latency,
+    pub(crate) inbox: Inbox,
+    pub(crate) publisher: PublisherId,
     runtime: Handle,
     next_epoch: AtomicU32,
-    outlets: Mutex<HashMap<Subject, Arc<Outlet>>>,
-    sources: Mutex<HashMap<Filter, Arc<Source>>>,
-    stop: CancellationToken,
+    pub(crate) outlets: Mutex<HashMap<(Lane, Subject), Arc<Outlet>>>,
+    pub(crate) sources: Mutex<HashMap<Filter, Arc<Source>>>,
+    pub(crate) stop: CancellationToken,
     tasks: TaskTracker,
+    #[cfg(feature = "postgres")]
+    pub(crate) outbox_call: crate::outbox::Call,
     _instruments: Instruments,
 }
 
@@ -62,17 +72,27 @@ pub struct Status {
 }
 
 impl PubSubManager {
-    pub(crate) fn start(config: Config, bus: Option<Arc<dyn Bus>>) -> Result<Self, Error> {
+    pub(crate) fn start(config: Config, deps: Deps) -> Result<Self, Error> {
+        let Deps { bus, durable, traceparent } = deps;
         let runtime = Handle::try_current().map_err(|error| Error::Unavailable {
             operation: "build the pub/sub manager",
             reason: error.to_string(),
         })?;
         let counts = Arc::new(Counts::default());
-        let instruments = Instruments::new(&counts, bus.as_ref().map_or("none", |bus| bus.name()));
+        let system = bus.as_ref().map_or("none", |bus| bus.name());
+        let durable_counts = Arc::default();
+        let store = durable.as_ref().map_or("none", |store| store.name());
+        let instruments = Instruments::new(&counts, &durable_counts, (system, store));
         let inner = Arc::new(Inner {
             config,
             counts,
             bus,
+            durable,
+            durable_counts,
+            durable_outlets: DurableOutlets::default(),
+            traceparent,
+            latency: Latency::new(system),
+            inbox: Inbox::default(),
             publisher: PublisherId::random(),
             runtime,
             next_epoch: AtomicU32::new(1),
@@ -80,10 +100,13 @@ impl PubSubManager {
             sources: Mutex::default(),
             stop: CancellationToken::new(),
             tasks: TaskTracker::new(),
+            #[cfg(feature = "postgres")]
+            outbox_call: Default::default(),
             _instruments: instruments,
         });
         if inner.bus.is_some() {
-            let announcer = announce(Arc::downgrade(&inner), inner.config.announce_every, inner.stop.clone());
+            let announcer =
+                publishing::announce(Arc::downgrade(&inner), inner.config.announce_every, inner.stop.clone());
             inner.spawn(announcer);
         }
         Ok(Self(inner))
@@ -94,22 +117,48 @@ impl PubSubManager {
     /// # Errors
     /// [`Error::InvalidSubject`].
     pub fn channel<T: Serialize + DeserializeOwned>(&self, name: &str) -> Result<Channel<T>, Error> {
-        Ok(Channel::new(Arc::clone(&self.0), Subject::new(name)?))
+        Ok(Channel::new(Arc::clone(&self.0), Lane::Plain, Subject::new(name)?))
+    }
+
+    /// The same for a channel that on a cluster only its own shard carries: its load spreads over the masters instead of
+    /// reaching every node. Patterns do not reach it; needs Redis 7.0.
+    ///
+    /// # Errors
+    /// [`Error::InvalidSubject`].
+    pub fn sharded_channel<T: Serialize + DeserializeOwned>(&self, name: &str) -> Result<Channel<T>, Error> {
+        Ok(Channel::new(Arc::clone(&self.0), Lane::Sharded, Subject::new(name)?))
     }
 
     /// Subscribes to every channel whose name matches, as in `orders.*` (one token) and `orders.>` (the rest); see
-    /// [`Filter::new`]. Confirmed when it returns.
+    /// [`Filter::new`]. Confirmed when it returns; while the bus is away it waits, as
+    /// [`Channel::subscribe`](crate::Channel::subscribe) does.
+    ///
+    /// Over Redis each pattern needs a right of its own where the user has not all: the shipped rights have none, and
+    /// [`Error::Forbidden`] says what to add.
     ///
     /// Cancel safety: dropped, there is no subscription.
     ///
     /// # Errors
-    /// [`Error::InvalidSubject`], [`Error::Unavailable`], [`Error::Timeout`], [`Error::Limit`], [`Error::Shutdown`].
+    /// [`Error::InvalidSubject`], [`Error::Unavailable`] or [`Error::Timeout`] at the deadline, [`Error::Limit`],
+    /// [`Error::Forbidden`], [`Error::Shutdown`].
     pub async fn subscribe_pattern<T: DeserializeOwned>(
         &self,
         pattern: &str,
         options: SubscribeOptions,
     ) -> Result<Subscription<T>, Error> {
-        self.0.subscribe(Filter::new(pattern)?, options).await
+        self.subscribe_filter(Filter::new(pattern)?, options).await
+    }
+
+    pub(crate) async fn subscribe_filter<T: DeserializeOwned>(
+        &self,
+        filter: Filter,
+        options: SubscribeOptions,
+    ) -> Result<Subscription<T>, Error> {
+        self.0.subscribe(filter, options).await
+    }
+
+    pub(crate) fn handlers(&self) -> Handlers {
+        Handlers::new(self.0.runtime.clone(), &self.0.stop)
     }
 
     /// The name under which this manager publishes.
@@ -147,7 +196,8 @@ impl PubSubManager {
         self.0.bus("check health")?.health_check(deadline).await
     }
 
-    /// Takes leave on every channel, ends all subscriptions, and waits up to `grace` for what is being sent.
+    /// Takes leave on every channel, ends all subscriptions, and waits up to `grace` for what is being sent. [`Handlers`] go on
+    /// with what they have, but their answers find nothing to be sent on: shut them down before.
     ///
     /// Cancel safety: the end has begun and goes on.
     pub async fn shutdown(&self, grace: Duration) {
@@ -162,197 +212,73 @@ impl PubSubManager {
             }
         }
         let _late = tokio::time::timeout(grace, self.0.tasks.wait()).await;
+        if let Some(bus) = &self.0.bus {
+            bus.end();
+        }
     }
 }
 
 const NO_BUS: &str = "no bus is configured";
+const NO_DURABLE: &str = "no store of durable channels is configured";
 
 impl Inner {
-    fn bus(&self, operation: &'static str) -> Result<&Arc<dyn Bus>, Error> {
+    pub(crate) fn bus(&self, operation: &'static str) -> Result<&Arc<dyn Bus>, Error> {
         if self.stop.is_cancelled() {
             return Err(Error::Shutdown { operation });
         }
         self.bus.as_ref().ok_or_else(|| Error::Unavailable { operation, reason: NO_BUS.into() })
     }
 
+    pub(crate) fn durable(&self, operation: &'static str) -> Result<&Arc<dyn DurableStore>, Error> {
+        if self.stop.is_cancelled() {
+            return Err(Error::Shutdown { operation });
+        }
+        self.durable.as_ref().ok_or_else(|| Error::Unavailable { operation, reason: NO_DURABLE.into() })
+    }
+
+    /// Whether there is a store at all.
+    #[cfg(feature = "postgres")]
+    pub(crate) fn check_durable(&self, operation: &'static str) -> Result<(), Error> {
+        let missing = || Error::Unavailable { operation, reason: NO_DURABLE.into() };
+        self.durable.as_ref().map(drop).ok_or_else(missing)
+    }
+
+    pub(crate) fn stop_token(&self) -> &CancellationToken {
+        &self.stop
+    }
+
+    pub(crate) fn runtime(&self) -> &Handle {
+        &self.runtime
+    }
+
     pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
         self.tasks.spawn_on(task, &self.runtime);
     }
 
-    /// Queues a message on its channel's outlet.
-    pub(crate) fn send(&self, subject: &Subject, mut message: Outgoing) -> Result<(), Error> {
-        let bus = self.bus("publish")?;
-        loop {
-            let outlet = self.outlet(subject)?;
-            match outlet.queue(message) {
-                Ok(true) => {
-                    self.spawn(outlet.drain(Arc::clone(bus)));
-                    return Ok(());
-                }
-                Ok(false) => return Ok(()),
-                Err(Refused::Full) => {
-                    return Err(Error::Limit {
-                        what: "publishes waiting on a channel",
-                        limit: self.config.max_pending,
-                    });
-                }
-                Err(Refused::Ended(back)) => {
-                    let mut outlets = self.outlets.lock();
-                    if outlets.get(subject).is_some_and(|current| Arc::ptr_eq(current, &outlet)) {
-                        outlets.remove(subject);
-                    }
-                    message = back;
-                }
-            }
-        }
+    /// The trace at hand.
+    pub(crate) fn trace(&self) -> Option<TraceContext> {
+        TraceContext::from_traceparent(&self.traceparent?()?)
     }
 
-    fn outlet(&self, subject: &Subject) -> Result<Arc<Outlet>, Error> {
-        let mut outlets = self.outlets.lock();
-        if let Some(outlet) = outlets.get(subject) {
-            return Ok(Arc::clone(outlet));
-        }
-        // Under the lock under which shutdown takes them all, so none is left without a farewell.
-        if self.stop.is_cancelled() {
-            return Err(Error::Shutdown { operation: "publish" });
-        }
-        if outlets.len() >= self.config.max_channels {
-            return Err(Error::Limit { what: "channels", limit: self.config.max_channels });
-        }
-        let limits = OutletLimits {
-            pending: self.config.max_pending,
-            frame_bytes: self.config.max_frame_bytes,
-            announce_timeout: self.config.announce_every,
-        };
-        let epoch = self.next_epoch.fetch_add(1, Relaxed);
-        let outlet = Arc::new(Outlet::new(subject.clone(), self.publisher, epoch, limits));
-        outlets.insert(subject.clone(), Arc::clone(&outlet));
-        Ok(outlet)
+    pub(crate) fn publish_deadline(&self, options: &PublishOptions) -> Deadline {
+        options.deadline.unwrap_or_else(|| Deadline::after(self.config.publish_timeout))
     }
 
-    pub(crate) async fn subscribe<T: DeserializeOwned>(
-        self: &Arc<Self>,
-        filter: Filter,
-        options: SubscribeOptions,
-    ) -> Result<Subscription<T>, Error> {
-        let bus = self.bus("subscribe")?;
-        let deadline = options.deadline.unwrap_or_else(|| Deadline::after(self.config.subscribe_timeout));
-        let queue = Arc::new(Queue::new(options.capacity, options.slow_consumer));
-        let source = self.attach(filter, Arc::clone(&queue))?;
-        // Dropped in reverse order, also when this future is: first the subscriber leaves, then an unconfirmed source.
-        let _forget = Forget { inner: self, source: Arc::clone(&source) };
-        let subscription = Subscription::new(queue, Arc::clone(&source));
-        let confirmed = source.confirmed.get_or_try_init(|| async {
-            let stream = bus.subscribe(&source.filter, deadline).await?;
-            let feed = Feed {
-                source: Arc::clone(&source),
-                announce_every: self.config.announce_every,
-                counts: Arc::clone(&self.counts),
-                stop: self.stop.clone(),
-            };
-            let (inner, last) = (Arc::downgrade(self), Arc::downgrade(self));
-            let run =
-                feed.run(stream, move |source| unused(&inner, source), move |source| ended(&last, source));
-            self.spawn(run);
-            Ok::<(), Error>(())
-        });
-        let failed = match deadline.run(confirmed).await {
-            Ok(Ok(_)) => return Ok(subscription),
-            Ok(Err(error)) => error,
-            Err(_) => Error::Timeout { operation: "subscribe", after: self.config.subscribe_timeout },
-        };
-        Err(failed)
+    /// Within the limit of size.
+    pub(crate) fn encode<T: Serialize>(
+        &self,
+        codec: Codec,
+        subject: &Subject,
+        value: &T,
+    ) -> Result<Vec<u8>, Error> {
+        let (subject, publisher, trace) = (subject.as_str(), self.publisher, self.trace());
+        let payload = codec.encode(value, &About { subject, publisher, trace })?;
+        self.check_size(payload.len())?;
+        Ok(payload)
     }
 
-    fn attach(&self, filter: Filter, queue: Arc<Queue>) -> Result<Arc<Source>, Error> {
-        let mut sources = self.sources.lock();
-        let open: usize = sources.values().map(|source| source.subscribers.lock().len()).sum();
-        if open >= self.config.max_subscriptions {
-            return Err(Error::Limit { what: "subscriptions", limit: self.config.max_subscriptions });
-        }
-        let source = sources.entry(filter).or_insert_with_key(|filter| Arc::new(Source::new(filter.clone())));
-        source.subscribers.lock().push(queue);
-        Ok(Arc::clone(source))
-    }
-}
-
-/// Forgets a source that was never confirmed and has no subscriber.
-struct Forget<'a> {
-    inner: &'a Inner,
-    source: Arc<Source>,
-}
-
-impl Drop for Forget<'_> {
-    fn drop(&mut self) {
-        let mut sources = self.inner.sources.lock();
-        let current = sources.get(&self.source.filter).is_some_and(|s| Arc::ptr_eq(s, &self.source));
-        if current && !self.source.confirmed.initialized() && self.source.subscribers.lock().is_empty() {
-            sources.remove(&self.source.filter);
-        }
-    }
-}
-
-/// Ends a source with its feed: its subscribers get to their end, and whoever subscribes from now on gets a new one.
-/// Under the lock under which subscribers attach, so none is left behind.
-fn ended(inner: &Weak<Inner>, source: &Arc<Source>) {
-    let inner = inner.upgrade();
-    let mut sources = inner.as_ref().map(|inner| inner.sources.lock());
-    for queue in source.subscribers.lock().drain(..) {
-        queue.end();
-    }
-    if let Some(sources) = &mut sources
-        && sources.get(&source.filter).is_some_and(|current| Arc::ptr_eq(current, source))
-    {
-        sources.remove(&source.filter);
-    }
-}
-
-/// Forgets a source that nobody listens to any more. Under the lock under which subscribers attach, so none is lost.
-fn unused(inner: &Weak<Inner>, source: &Arc<Source>) -> bool {
-    let Some(inner) = inner.upgrade() else { return true };
-    let mut sources = inner.sources.lock();
-    let mut subscribers = source.subscribers.lock();
-    subscribers.retain(|queue| queue.is_open());
-    if !subscribers.is_empty() {
-        return false;
-    }
-    if sources.get(&source.filter).is_some_and(|current| Arc::ptr_eq(current, source)) {
-        sources.remove(&source.filter);
-    }
-    true
-}
-
-/// Has every channel's last number told once a period, and retires the idle ones.
-async fn announce(inner: Weak<Inner>, every: Duration, stop: CancellationToken) {
-    let mut tick = tokio::time::interval(every);
-    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    loop {
-        tokio::select! {
-            _ = tick.tick() => {}
-            () = stop.cancelled() => return,
-        }
-        let Some(inner) = inner.upgrade() else { return };
-        let Some(bus) = &inner.bus else { return };
-        let outlets: Vec<_> = inner
-            .outlets
-            .lock()
-            .iter()
-            .map(|(subject, outlet)| (subject.clone(), Arc::clone(outlet)))
-            .collect();
-        for (subject, outlet) in outlets {
-            let drain = match outlet.retire(inner.config.idle_channel) {
-                None => outlet.announce(),
-                Some(farewell) => {
-                    let mut outlets = inner.outlets.lock();
-                    if outlets.get(&subject).is_some_and(|current| Arc::ptr_eq(current, &outlet)) {
-                        outlets.remove(&subject);
-                    }
-                    farewell
-                }
-            };
-            if drain {
-                inner.spawn(outlet.drain(Arc::clone(bus)));
-            }
-        }
+    pub(crate) const fn check_size(&self, actual: usize) -> Result<(), Error> {
+        let limit = self.config.max_message_bytes;
+        if actual > limit { Err(Error::TooLarge { limit, actual }) } else { Ok(()) }
     }
 }

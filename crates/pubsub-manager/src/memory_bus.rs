@@ -1,6 +1,6 @@
 //! A bus inside one process, for a service of one process and for tests. It reaches nobody else.
 
-use crate::{Bus, BusEvent, BusStatus, BusStream, Error, Filter, Subject};
+use crate::{Bus, BusEvent, BusStatus, BusStream, Error, Filter, Lane, Subject};
 use async_trait::async_trait;
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -44,6 +44,7 @@ impl Bus for MemoryBus {
 
     async fn publish(
         &self,
+        lane: Lane,
         subject: &Subject,
         frame: Bytes,
         _deadline: Deadline,
@@ -54,7 +55,7 @@ impl Bus for MemoryBus {
             if listener.queue.is_closed() {
                 return false;
             }
-            if listener.filter.matches(&name) {
+            if listener.filter.lane() == lane && listener.filter.matches(&name) {
                 let event = BusEvent::Frame { subject: Arc::clone(&name), frame: frame.clone() };
                 match listener.queue.try_send(event) {
                     Ok(()) => receivers += 1,

@@ -2,7 +2,7 @@
 //! the numbers arrive in order, and what is known not to have been sent takes no number.
 
 use crate::{
-    Bus, Codec, Error, MessageId, PublisherId, Subject, TraceContext,
+    Bus, Codec, Error, Lane, MessageId, PublisherId, Subject, TraceContext,
     envelope::{self, Header, Kind},
 };
 use bytes::BytesMut;
@@ -18,6 +18,7 @@ use tokio::{sync::oneshot, time::Instant};
 /// One message on its way.
 #[derive(Debug)]
 pub(crate) struct Outgoing {
+    pub(crate) kind: Kind,
     pub(crate) codec: Codec,
     pub(crate) payload: Vec<u8>,
     pub(crate) trace: Option<TraceContext>,
@@ -45,6 +46,7 @@ pub(crate) struct OutletLimits {
 /// The publishing end of one channel.
 #[derive(Debug)]
 pub(crate) struct Outlet {
+    lane: Lane,
     subject: Subject,
     publisher: PublisherId,
     epoch: u32,
@@ -63,7 +65,7 @@ struct State {
     used: Instant,
 }
 
-/// What one round sends.
+/// What one round sends. Dropped before its answer came, it may have been sent.
 struct Round {
     frame: BytesMut,
     first: u64,
@@ -71,12 +73,25 @@ struct Round {
     deadline: Deadline,
 }
 
+impl Drop for Round {
+    fn drop(&mut self) {
+        for reply in self.replies.drain(..) {
+            let _gone = reply.send(Err(Error::Unknown { operation: "publish" }));
+        }
+    }
+}
+
 impl Outlet {
-    pub(crate) fn new(subject: Subject, publisher: PublisherId, epoch: u32, limits: OutletLimits) -> Self {
+    pub(crate) fn new(
+        (lane, subject): (Lane, Subject),
+        publisher: PublisherId,
+        epoch: u32,
+        limits: OutletLimits,
+    ) -> Self {
         let pending = VecDeque::new();
         let state =
             State { last: 0, pending, tell: None, sending: false, ended: false, used: Instant::now() };
-        Self { subject, publisher, epoch, limits, state: Mutex::new(state) }
+        Self { lane, subject, publisher, epoch, limits, state: Mutex::new(state) }
     }
 
     /// Queues a message. `Ok(true)`: the caller has to have [`drain`](Self::drain) run.
@@ -132,26 +147,47 @@ impl Outlet {
         !std::mem::replace(&mut state.sending, true)
     }
 
+    /// The last number given, and how many wait.
+    pub(crate) fn progress(&self) -> (u64, usize) {
+        let state = self.state.lock();
+        (state.last, state.pending.len())
+    }
+
     /// Sends until nothing waits.
     pub(crate) async fn drain(self: Arc<Self>, bus: Arc<dyn Bus>) {
-        while let Some(round) = self.next_round() {
-            let result = bus.publish(&self.subject, round.frame.freeze(), round.deadline).await;
-            if let Err(error) = &result
-                && !error.may_have_happened()
-            {
-                // Certainly not sent: the numbers are given again.
-                self.state.lock().last = round.first - 1;
-            }
-            for (sequence, reply) in (round.first..).zip(round.replies) {
-                let id = MessageId { publisher: self.publisher, epoch: self.epoch, sequence };
-                let answer = match &result {
-                    Ok(receivers) => Ok(Published { id, receivers: *receivers }),
-                    Err(error) => Err(error.clone()),
-                };
-                // Whoever went away wanted no answer.
-                let _gone = reply.send(answer);
-            }
+        while self.step(&bus).await {}
+    }
+
+    /// Sends one frame; `false`: nothing waited, and whoever queues the next message has to have it sent.
+    ///
+    /// Dropped in the middle, what was in the frame may have been sent, and the rest waits for another call.
+    pub(crate) async fn step(&self, bus: &Arc<dyn Bus>) -> bool {
+        let Some(mut round) = self.next_round() else { return false };
+        let frame = std::mem::take(&mut round.frame).freeze();
+        let result = bus.publish(self.lane, &self.subject, frame, round.deadline).await;
+        if let Err(error) = &result
+            && !error.may_have_happened()
+        {
+            // Certainly not sent: the numbers are given again.
+            self.state.lock().last = round.first - 1;
         }
+        for (sequence, reply) in (round.first..).zip(round.replies.drain(..)) {
+            let id = MessageId { publisher: self.publisher, epoch: self.epoch, sequence };
+            let answer = match &result {
+                Ok(receivers) => Ok(Published { id, receivers: *receivers }),
+                Err(error) => Err(error.clone()),
+            };
+            // Whoever went away wanted no answer.
+            let _gone = reply.send(answer);
+        }
+        true
+    }
+
+    /// Whether something waits; if not, whoever queues the next message has to have it sent.
+    pub(crate) fn has_more(&self) -> bool {
+        let mut state = self.state.lock();
+        state.sending = !state.pending.is_empty() || state.tell.is_some();
+        state.sending
     }
 
     fn next_round(&self) -> Option<Round> {
@@ -177,7 +213,7 @@ impl Outlet {
                 continue;
             }
             state.last += 1;
-            let (kind, codec, trace) = (Kind::Message, message.codec, message.trace);
+            let (kind, codec, trace) = (message.kind, message.codec, message.trace);
             let header = Header { kind, codec, id: id(state.last), published_at, trace };
             envelope::encode(&mut round.frame, &header, &message.payload);
             if message.deadline.remaining() > round.deadline.remaining() {

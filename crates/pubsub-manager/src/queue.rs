@@ -1,58 +1,37 @@
 //! The bounded queue between the bus and one subscriber, and what happens when the subscriber is too slow. Whatever
 //! is dropped is counted and told in its place.
 
+mod policy;
+
+pub use policy::{ConflateBy, GapCause, SlowConsumer};
+
 use crate::envelope::Header;
 use bytes::Bytes;
 use parking_lot::Mutex;
-use serde::{Deserialize, Serialize};
 use std::{
-    collections::VecDeque,
+    collections::{HashMap, VecDeque},
     sync::Arc,
     task::{Context, Poll, Waker},
 };
 use tokio::sync::Notify;
 
-/// What to do when a subscriber's queue is full.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-#[non_exhaustive]
-pub enum SlowConsumer {
-    /// Wait for room. Holds up the other subscribers of the same name or pattern in this process; when the bus's own
-    /// queue overflows meanwhile, that is told as a gap.
-    Block,
-    /// Drop the oldest waiting message; the next event then is a `Gap` with their number. The default: it neither
-    /// holds anybody up nor loses anything unsaid.
-    #[default]
-    DropOldest,
-    /// End the subscription with a `Gap` as its last event.
-    Disconnect,
-}
-
-/// Why messages were missed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-#[non_exhaustive]
-pub enum GapCause {
-    /// The connection to the bus was away.
-    Reconnect,
-    /// This subscriber was too slow, and its queue's policy dropped them.
-    SlowConsumer,
-    /// The bus's own queue in this process overflowed.
-    BusOverflow,
-    /// A publisher stopped announcing itself without a farewell: killed, or cut off. What it sent last is unknown.
-    PublisherSilent,
-    /// The publisher's numbers have a hole without a reason that is known here.
-    Missed,
-    /// A message that cannot be read here: not of ours, of a newer format, or of another type.
-    Unreadable,
-}
-
 /// What waits in a queue.
 #[derive(Debug)]
 pub(crate) enum Item {
-    Message { subject: Arc<str>, header: Header, payload: Bytes },
+    Message(Received),
     Gap { missed: Option<u64>, cause: GapCause },
     Reconnected,
+}
+
+/// A message as it came.
+#[derive(Clone, Debug)]
+pub(crate) struct Received {
+    pub(crate) subject: Arc<str>,
+    /// `None`: raw.
+    pub(crate) header: Option<Header>,
+    pub(crate) payload: Bytes,
+    /// Older ones of its key that it stands for.
+    pub(crate) conflated: u64,
 }
 
 /// One subscriber's queue: many may push, one takes.
@@ -69,11 +48,16 @@ struct State {
     items: VecDeque<Item>,
     /// Messages among the items.
     messages: usize,
+    /// Items taken or dropped from the front so far: a place in `keys` minus this is an index.
+    gone: u64,
+    /// Where the message of a key waits; of [`SlowConsumer::Conflate`] alone.
+    keys: HashMap<String, u64>,
     /// Dropped before the first item and not told yet; and whether an uncounted gap was among it.
     untold: u64,
     untold_uncounted: bool,
-    /// Dropped so far.
+    /// Dropped, and conflated, so far.
     dropped: u64,
+    conflated: u64,
     /// No more items come.
     ended: bool,
     /// Nobody takes any more.
@@ -90,10 +74,15 @@ impl Queue {
     pub(crate) async fn push(&self, item: Item) -> u64 {
         let mut item = item;
         loop {
+            let full = match self.try_push(item) {
+                Ok(dropped) => return dropped,
+                Err(back) => back,
+            };
             let room = self.room.notified();
             tokio::pin!(room);
             room.as_mut().enable();
-            match self.try_push(item) {
+            // Once more: there may have been room before it listened.
+            match self.try_push(full) {
                 Ok(dropped) => return dropped,
                 Err(back) => item = back,
             }
@@ -102,15 +91,26 @@ impl Queue {
     }
 
     fn try_push(&self, item: Item) -> Result<u64, Item> {
+        let key = match (&self.policy, &item) {
+            (SlowConsumer::Conflate(by), Item::Message(message)) => by.key(message),
+            _ => None,
+        };
         let mut state = self.state.lock();
         if state.ended || state.abandoned {
             return Ok(0);
         }
+        let item = match (key, item) {
+            (Some(key), Item::Message(message)) => match state.conflate(key, message) {
+                Some(message) => Item::Message(message),
+                None => return Ok(0),
+            },
+            (_, item) => item,
+        };
         let before = state.dropped;
         if matches!(item, Item::Message { .. }) && state.messages >= self.capacity {
             match self.policy {
                 SlowConsumer::Block => return Err(item),
-                SlowConsumer::DropOldest => state.drop_oldest(),
+                SlowConsumer::DropOldest | SlowConsumer::Conflate(_) => state.drop_oldest(),
                 SlowConsumer::Disconnect => {
                     let missed = Item::Gap { missed: None, cause: GapCause::SlowConsumer };
                     state.items.push_back(missed);
@@ -131,7 +131,9 @@ impl Queue {
         let mut state = self.state.lock();
         if let Some(item) = state.take() {
             drop(state);
-            self.room.notify_waiters();
+            if matches!(self.policy, SlowConsumer::Block) {
+                self.room.notify_waiters();
+            }
             return Poll::Ready(Some(item));
         }
         if state.ended {
@@ -157,6 +159,7 @@ impl Queue {
             let mut state = self.state.lock();
             state.abandoned = true;
             state.items.clear();
+            state.keys.clear();
         }
         self.room.notify_waiters();
     }
@@ -170,8 +173,16 @@ impl Queue {
         self.state.lock().dropped
     }
 
+    pub(crate) fn conflated(&self) -> u64 {
+        self.state.lock().conflated
+    }
+
     pub(crate) fn waiting(&self) -> usize {
         self.state.lock().messages
+    }
+
+    pub(crate) const fn policy(&self) -> &SlowConsumer {
+        &self.policy
     }
 }
 
@@ -180,6 +191,20 @@ impl State {
         if let Some(waker) = self.waker.take() {
             waker.wake();
         }
+    }
+
+    /// Takes the place of the message of the same key that waits; else gives it back and remembers where it will wait.
+    fn conflate(&mut self, key: String, message: Received) -> Option<Received> {
+        let next = self.gone + self.items.len() as u64;
+        let place = self.keys.entry(key).or_insert(next);
+        let index = place.checked_sub(self.gone).and_then(|index| usize::try_from(index).ok());
+        if let Some(Item::Message(old)) = index.and_then(|index| self.items.get_mut(index)) {
+            *old = Received { conflated: old.conflated + 1, ..message };
+            self.conflated += 1;
+            return None;
+        }
+        *place = next;
+        Some(message)
     }
 
     fn append(&mut self, item: Item, capacity: usize) {
@@ -210,11 +235,10 @@ impl State {
 
     /// Drops up to and with the oldest message.
     fn drop_oldest(&mut self) {
-        while let Some(item) = self.items.pop_front() {
+        while let Some(item) = self.pop_front() {
             match item {
-                Item::Message { .. } => {
-                    self.messages -= 1;
-                    self.untold += 1;
+                Item::Message(message) => {
+                    self.untold += 1 + message.conflated;
                     self.dropped += 1;
                     return;
                 }
@@ -233,9 +257,17 @@ impl State {
         if std::mem::take(&mut self.untold_uncounted) {
             return Some(Item::Gap { missed: None, cause: GapCause::SlowConsumer });
         }
+        self.pop_front()
+    }
+
+    fn pop_front(&mut self) -> Option<Item> {
         let item = self.items.pop_front()?;
-        if matches!(item, Item::Message { .. }) {
-            self.messages -= 1;
+        self.gone += 1;
+        self.messages -= usize::from(matches!(item, Item::Message(_)));
+        // One pass for as many as have gone: a key costs what its message did.
+        if self.keys.len() > 2 * self.items.len() + 16 {
+            let gone = self.gone;
+            self.keys.retain(|_, place| *place >= gone);
         }
         Some(item)
     }

@@ -1,60 +1,47 @@
-//! The bus over Redis: PUBLISH on the link, and one supervised subscription connection for all names and patterns of
-//! this bus. It counts nothing; the envelopes do.
+//! The bus over Redis: PUBLISH and SPUBLISH on the link, and one supervised subscription for all names and patterns of this
+//! bus. It counts nothing; the envelopes do.
 
-use crate::{Bus, BusEvent, BusStatus, BusStream, Error, Filter, Subject, redis_error::translate};
+mod routes;
+mod together;
+
+use crate::{
+    Bus, BusEvent, BusStatus, BusStream, Error, Filter, Lane, Subject,
+    bus::inbox::{Inbox, inbox},
+    redis_error::translate,
+};
 use async_trait::async_trait;
 use bytes::Bytes;
 use parking_lot::Mutex;
 use redis_link::{
-    Channel, ConnectionState, RedisLink, SubscribeOptions, SubscriptionEvent, SubscriptionHandle,
+    Channel, ConnectionState, Error as LinkError, Keys, Listening, RedisLink, SubscribeOptions,
+    SubscriptionHandle,
 };
 use resilience::Deadline;
-use std::{
-    collections::HashMap,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering::AcqRel},
-    },
-    time::Duration,
-};
-use tokio::{runtime::Handle, sync::mpsc};
-use tokio_util::sync::{CancellationToken, DropGuard};
+use routes::{Outpost, Routes};
+use std::{sync::Arc, time::Duration};
+use together::Together;
+use tokio::{runtime::Handle, time::Instant};
 
-/// Frames waiting for one name or pattern, between the connection and the manager.
-const QUEUE: usize = 4096;
 /// Limit of taking back a subscription that nobody wants any more.
 const REMOVE: Duration = Duration::from_secs(5);
 
 /// A bus over Redis's publish and subscribe.
+///
+/// What a lane's channels are called: `{ns}:p:{subject}` (plain), `{ns}:s:{subject}` (sharded, Redis 7.0), `{ns}:r:{subject}`
+/// (raw). All share one connection, and on a cluster one more for each master that carries a sharded channel; a pattern over
+/// raw channels has one of its own, as its messages bear no numbers by which copies could be told apart.
+///
+/// # Rights
+/// Redis compares a pattern with a user's rights letter by letter: under the shipped rights (`&{ns}:*`) every name may be
+/// subscribed to and no pattern. Each pattern needs a right of its own, such as `&shop:p:orders.*` for `orders.*` and `orders.>`
+/// in the namespace `shop`; [`Error::Forbidden`] names the one that is missing.
 #[derive(Debug)]
 pub struct RedisBus {
     link: RedisLink,
-    handle: SubscriptionHandle,
+    listening: Listening,
     routes: Arc<Routes>,
+    together: Arc<Together>,
     runtime: Handle,
-    _stop: DropGuard,
-}
-
-/// Who wants what.
-#[derive(Debug, Default)]
-struct Routes {
-    wanted: Mutex<HashMap<Filter, Vec<Route>>>,
-    /// Held while a name is added at or removed from the server, so that the two cannot overtake one another.
-    changing: tokio::sync::Mutex<()>,
-}
-
-#[derive(Clone, Debug)]
-struct Route {
-    queue: mpsc::Sender<BusEvent>,
-    /// What did not fit into the queue.
-    missed: Arc<Missed>,
-}
-
-#[derive(Debug, Default)]
-struct Missed {
-    overflowed: AtomicBool,
-    interrupted: AtomicBool,
-    restored: AtomicBool,
 }
 
 impl RedisBus {
@@ -66,22 +53,60 @@ impl RedisBus {
         const OPERATION: &str = "build the bus";
         let runtime = Handle::try_current()
             .map_err(|error| Error::Unavailable { operation: OPERATION, reason: error.to_string() })?;
-        let subscription = link.subscription(&[], SubscribeOptions::default());
-        let subscription = subscription.map_err(|error| translate(OPERATION, error))?;
-        let (handle, routes, stop) =
-            (subscription.handle(), Arc::<Routes>::default(), CancellationToken::new());
-        runtime.spawn(distribute(subscription, link.clone(), Arc::clone(&routes), stop.clone()));
-        Ok(Self { link, handle, routes, runtime, _stop: stop.drop_guard() })
+        let routes = Arc::new(Routes::new(link.keys().clone()));
+        let listening = link.listen(Arc::clone(&routes) as _, SubscribeOptions::default());
+        let listening = listening.map_err(|error| translate(OPERATION, error))?;
+        let together = Arc::new(Together::new(link.clone()));
+        Ok(Self { link, listening, routes, together, runtime })
     }
 
-    fn channel(&self, filter: &Filter) -> Result<Channel, Error> {
-        let keys = self.link.keys();
-        let channel = if filter.is_wildcard() {
-            keys.channel_pattern(&filter.glob())
-        } else {
-            keys.channel(filter.as_str())
-        };
-        channel.map_err(|error| Error::backend("name the channel", error))
+    /// A subscription of its own for one pattern.
+    async fn subscribe_apart(
+        &self,
+        channel: &Channel,
+        deadline: Deadline,
+    ) -> Result<Box<dyn BusStream>, Error> {
+        let (route, inbox) = inbox();
+        let outpost = Arc::new(Outpost { keys: self.link.keys().clone(), route: Mutex::new(Some(route)) });
+        let listening = self.link.listen(outpost, SubscribeOptions::default());
+        let listening = listening.map_err(|error| translate(SUBSCRIBE, error))?;
+        let added = listening.handle().add(std::slice::from_ref(channel), deadline).await;
+        added.map_err(|error| refused(channel, error))?;
+        Ok(Box::new(Apart { inbox, _listening: listening }))
+    }
+}
+
+const OPERATION: &str = "publish";
+const SUBSCRIBE: &str = "subscribe";
+
+/// The scope of a lane's channels.
+const fn scope(lane: Lane) -> &'static str {
+    match lane {
+        Lane::Plain => "p",
+        Lane::Sharded => "s",
+        Lane::Raw => "r",
+    }
+}
+
+fn channel(keys: &Keys, filter: &Filter) -> Result<Channel, Error> {
+    let scope = scope(filter.lane());
+    let channel = match (filter.lane(), filter.is_wildcard()) {
+        (_, true) => keys.channel_pattern_in(scope, &filter.glob()),
+        (Lane::Sharded, false) => keys.sharded_channel_in(scope, filter.as_str()),
+        (_, false) => keys.channel_in(scope, filter.as_str()),
+    };
+    channel.map_err(|error| Error::backend("name the channel", error))
+}
+
+/// Why a subscription was not confirmed. It is taken back, so nothing about it is unknown.
+fn refused(channel: &Channel, error: LinkError) -> Error {
+    match error {
+        LinkError::Timeout { after, .. } => Error::Timeout { operation: SUBSCRIBE, after },
+        error @ LinkError::Acl { .. } => {
+            let right = format!("&{}", channel.as_str());
+            Error::Forbidden { operation: SUBSCRIBE, right, source: Arc::new(error) }
+        }
+        error => translate(SUBSCRIBE, error),
     }
 }
 
@@ -93,45 +118,48 @@ impl Bus for RedisBus {
 
     async fn publish(
         &self,
+        lane: Lane,
         subject: &Subject,
         frame: Bytes,
         deadline: Deadline,
     ) -> Result<Option<u64>, Error> {
-        const OPERATION: &str = "publish";
-        let channel = self.link.keys().channel(subject.as_str());
-        let channel = channel.map_err(|error| Error::backend(OPERATION, error))?;
+        let channel = channel(self.link.keys(), &Filter::exact(lane, subject))?;
         let generation = self.link.current().map_err(|error| translate(OPERATION, error))?;
-        let receivers = generation.publish(&channel, frame, deadline).await;
-        receivers.map(Some).map_err(|error| translate(OPERATION, error))
+        // A node of a cluster counts its own subscribers alone, but a shard's are all at its master.
+        let counts_all = lane == Lane::Sharded || !generation.is_cluster();
+        let known = |receivers| counts_all.then_some(receivers);
+        if lane == Lane::Raw {
+            return self.together.publish(&self.runtime, channel, frame, deadline).await.map(known);
+        }
+        let receivers = match lane {
+            Lane::Sharded => generation.spublish(&channel, frame, deadline).await,
+            Lane::Plain | Lane::Raw => generation.publish(&channel, frame, deadline).await,
+        };
+        receivers.map(known).map_err(|error| translate(OPERATION, error))
     }
 
     async fn subscribe(&self, filter: &Filter, deadline: Deadline) -> Result<Box<dyn BusStream>, Error> {
-        const OPERATION: &str = "subscribe";
-        let channel = self.channel(filter)?;
-        let (queue, events) = mpsc::channel(QUEUE);
-        let route = Route { queue, missed: Arc::default() };
-        let stream = RedisStream {
-            events,
-            missed: Arc::clone(&route.missed),
-            leave: Leave {
-                filter: filter.clone(),
-                channel: channel.clone(),
-                routes: Arc::clone(&self.routes),
-                handle: self.handle.clone(),
-                runtime: self.runtime.clone(),
-            },
-        };
+        let channel = channel(self.link.keys(), filter)?;
+        if filter.lane() == Lane::Raw && filter.is_wildcard() {
+            return self.subscribe_apart(&channel, deadline).await;
+        }
+        let handle = self.listening.handle();
+        let (route, inbox) = inbox();
+        let (routes, runtime) = (Arc::clone(&self.routes), self.runtime.clone());
+        let leave = Leave { filter: filter.clone(), channel: channel.clone(), routes, handle, runtime };
+        let stream = RedisStream { inbox, leave };
+        let (changing, started) = (self.routes.changing(&channel), Instant::now());
         let added = deadline.run(async {
-            let _changing = self.routes.changing.lock().await;
+            let _changing = changing.lock().await;
             // First the route, then the server: nothing comes before somebody can take it. From here on the stream's
             // drop takes both back.
-            self.routes.wanted.lock().entry(filter.clone()).or_default().push(route);
-            self.handle.add(&[channel], deadline).await
+            self.routes.enter(filter, route);
+            stream.leave.handle.add(std::slice::from_ref(&channel), deadline).await
         });
         match added.await {
             Ok(Ok(())) => Ok(Box::new(stream)),
-            Ok(Err(error)) => Err(translate(OPERATION, error)),
-            Err(_) => Err(Error::Timeout { operation: OPERATION, after: Duration::ZERO }),
+            Ok(Err(error)) => Err(refused(&channel, error)),
+            Err(_) => Err(Error::Timeout { operation: SUBSCRIBE, after: started.elapsed() }),
         }
     }
 
@@ -141,8 +169,9 @@ impl Bus for RedisBus {
             let reason = status.last_error.map(|error| error.to_string());
             return BusStatus { connected: false, reason };
         }
-        // Subscriptions have a connection of their own, which matters once something is subscribed.
-        let trouble = if self.handle.channels() > 0 { self.handle.trouble() } else { None };
+        // Subscriptions have connections of their own, which matter once something is subscribed.
+        let handle = self.listening.handle();
+        let trouble = if handle.channels() > 0 { handle.trouble() } else { None };
         let reason = trouble.map(|cause| format!("nothing can be received: {cause}"));
         BusStatus { connected: reason.is_none(), reason }
     }
@@ -152,101 +181,35 @@ impl Bus for RedisBus {
     }
 }
 
-/// Hands every event to whoever wants it; never waits, so that one slow subscription does not hold up the others.
-async fn distribute(
-    mut subscription: redis_link::Subscription,
-    link: RedisLink,
-    routes: Arc<Routes>,
-    stop: CancellationToken,
-) {
-    loop {
-        let event = tokio::select! {
-            event = subscription.next() => event,
-            () = stop.cancelled() => return,
-        };
-        match event {
-            None => break,
-            Some(SubscriptionEvent::Message { channel, pattern, payload }) => {
-                if let Some(name) = link.keys().channel_name(&channel) {
-                    routes.deliver(name, pattern, &payload);
-                }
-            }
-            Some(SubscriptionEvent::Lost { .. }) => routes.tell_all(&BusEvent::Interrupted),
-            Some(SubscriptionEvent::Restored) => routes.tell_all(&BusEvent::Restored),
-            Some(SubscriptionEvent::Overflow { .. }) => routes.tell_all(&BusEvent::Overflowed),
-            Some(_) => {}
-        }
-    }
-    // The link is shut down: dropping the routes ends the streams.
-    routes.wanted.lock().clear();
-}
-
-impl Routes {
-    /// With several patterns that match, Redis sends a message once for each of them without saying for which; all get
-    /// all copies, and the envelope's number tells the first from the others.
-    fn deliver(&self, name: &str, pattern: bool, payload: &Bytes) {
-        let wanted = self.wanted.lock();
-        let subject: Arc<str> = name.into();
-        let send = |route: &Route| {
-            route.send(BusEvent::Frame { subject: Arc::clone(&subject), frame: payload.clone() })
-        };
-        if pattern {
-            let matching = wanted.iter().filter(|(filter, _)| filter.is_wildcard() && filter.matches(name));
-            matching.flat_map(|(_, routes)| routes).for_each(send);
-        } else if let Ok(subject) = Subject::new(name)
-            && let Some(routes) = wanted.get(&Filter::exact(&subject))
-        {
-            routes.iter().for_each(send);
-        }
-    }
-
-    fn tell_all(&self, event: &BusEvent) {
-        self.wanted.lock().values().flatten().for_each(|route| route.send(event.clone()));
-    }
-}
-
-impl Route {
-    fn send(&self, event: BusEvent) {
-        if let Err(mpsc::error::TrySendError::Full(event)) = self.queue.try_send(event) {
-            match event {
-                BusEvent::Frame { .. } | BusEvent::Overflowed => &self.missed.overflowed,
-                BusEvent::Interrupted => &self.missed.interrupted,
-                BusEvent::Restored => &self.missed.restored,
-            }
-            .swap(true, AcqRel);
-        }
-    }
-}
-
 struct RedisStream {
-    events: mpsc::Receiver<BusEvent>,
-    missed: Arc<Missed>,
+    inbox: Inbox,
     leave: Leave,
 }
 
 #[async_trait]
 impl BusStream for RedisStream {
     async fn next(&mut self) -> Option<BusEvent> {
-        // What did not fit is told early rather than late: the numbers in the envelopes do the counting.
-        let Missed { overflowed, interrupted, restored } = &*self.missed;
-        let told = [
-            (interrupted, BusEvent::Interrupted),
-            (restored, BusEvent::Restored),
-            (overflowed, BusEvent::Overflowed),
-        ];
-        for (flag, event) in told {
-            if flag.swap(false, AcqRel) {
-                return Some(event);
-            }
-        }
-        self.events.recv().await
+        self.inbox.next().await
     }
 }
 
 impl Drop for RedisStream {
     fn drop(&mut self) {
-        self.events.close();
+        self.inbox.close();
         self.leave.now();
+    }
+}
+
+/// One with a subscription of its own, which ends with it.
+struct Apart {
+    inbox: Inbox,
+    _listening: Listening,
+}
+
+#[async_trait]
+impl BusStream for Apart {
+    async fn next(&mut self) -> Option<BusEvent> {
+        self.inbox.next().await
     }
 }
 
@@ -264,18 +227,11 @@ impl Leave {
         let (routes, handle) = (Arc::clone(&self.routes), self.handle.clone());
         let (filter, channel) = (self.filter.clone(), self.channel.clone());
         self.runtime.spawn(async move {
-            let _changing = routes.changing.lock().await;
-            let unwanted = {
-                let mut wanted = routes.wanted.lock();
-                let Some(same) = wanted.get_mut(&filter) else { return };
-                same.retain(|route| !route.queue.is_closed());
-                let unwanted = same.is_empty();
-                if unwanted {
-                    wanted.remove(&filter);
-                }
-                unwanted
-            };
-            if unwanted && let Err(error) = handle.remove(&[channel], Deadline::after(REMOVE)).await {
+            let changing = routes.changing(&channel);
+            let _changing = changing.lock().await;
+            if routes.leave(&filter)
+                && let Err(error) = handle.remove(&[channel], Deadline::after(REMOVE)).await
+            {
                 tracing::debug!(%filter, %error, "a subscription could not be taken back yet");
             }
         });

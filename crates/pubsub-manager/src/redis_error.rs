@@ -13,6 +13,7 @@ pub(crate) fn translate(operation: &'static str, error: LinkError) -> Error {
         | LinkError::Epoch { .. }
         | LinkError::Epochs(_) => Error::Unavailable { operation, reason: error.to_string() },
         LinkError::TooLarge { size, limit, .. } => Error::TooLarge { limit, actual: size },
+        LinkError::Unsupported { .. } => Error::Unsupported { operation, reason: error.to_string() },
         error => Error::backend(operation, error),
     }
 }

@@ -2,16 +2,19 @@
 //! It does not decode payloads.
 
 use crate::{
-    BusEvent, BusStream, Filter, GapCause,
-    envelope::{self, Header},
-    metrics::Counts,
-    queue::{Item, Queue},
+    BusEvent, BusStream, Filter, GapCause, Lane,
+    envelope::{self, Header, Kind},
+    metrics::{Counts, Latency},
+    queue::{Item, Queue, Received},
     tracker::{Missed, Tracker},
 };
 use bytes::Bytes;
 use parking_lot::Mutex;
 use std::{
-    sync::{Arc, atomic::Ordering::Relaxed},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
+    },
     time::Duration,
 };
 use tokio::{
@@ -19,6 +22,9 @@ use tokio::{
     time::{Instant, MissedTickBehavior},
 };
 use tokio_util::sync::CancellationToken;
+
+/// One message in so many has its time on the way recorded.
+const SAMPLED: u64 = 16;
 
 /// A name or pattern with its subscribers.
 #[derive(Debug)]
@@ -29,11 +35,29 @@ pub(crate) struct Source {
     pub(crate) confirmed: OnceCell<()>,
     /// A subscriber has gone.
     pub(crate) left: Notify,
+    pub(crate) tally: Tally,
+}
+
+/// What came to one source.
+#[derive(Debug, Default)]
+pub(crate) struct Tally {
+    pub(crate) received: AtomicU64,
+    pub(crate) gaps: AtomicU64,
+    pub(crate) missed: AtomicU64,
+    pub(crate) reconnects: AtomicU64,
+    /// Publishers heard of and not forgotten.
+    pub(crate) publishers: AtomicUsize,
 }
 
 impl Source {
     pub(crate) fn new(filter: Filter) -> Self {
-        Self { filter, subscribers: Mutex::default(), confirmed: OnceCell::new(), left: Notify::new() }
+        Self {
+            filter,
+            subscribers: Mutex::default(),
+            confirmed: OnceCell::new(),
+            left: Notify::new(),
+            tally: Tally::default(),
+        }
     }
 }
 
@@ -42,6 +66,7 @@ pub(crate) struct Feed {
     pub(crate) source: Arc<Source>,
     pub(crate) announce_every: Duration,
     pub(crate) counts: Arc<Counts>,
+    pub(crate) latency: Latency,
     pub(crate) stop: CancellationToken,
 }
 
@@ -74,6 +99,7 @@ impl Feed {
                     for _ in 0..tracker.tick(Instant::now()) {
                         self.gap(Missed { count: None, cause: GapCause::PublisherSilent }).await;
                     }
+                    self.source.tally.publishers.store(tracker.publishers(), Relaxed);
                     continue;
                 }
             };
@@ -92,7 +118,12 @@ impl Feed {
         match event {
             BusEvent::Frame { subject, frame } => {
                 // A glob of the bus may match more than the pattern asks for.
-                if self.source.filter.matches(&subject) {
+                if !self.source.filter.matches(&subject) {
+                    return;
+                }
+                if self.is_raw() {
+                    self.message(&subject, None, &frame).await;
+                } else {
                     self.frame(tracker, &subject, frame, now).await;
                 }
             }
@@ -100,12 +131,26 @@ impl Feed {
             BusEvent::Restored => {
                 tracker.restored(now);
                 self.counts.reconnects.fetch_add(1, Relaxed);
+                self.source.tally.reconnects.fetch_add(1, Relaxed);
                 self.push(|| Item::Reconnected).await;
+                self.uncounted(GapCause::Reconnect).await;
             }
             BusEvent::Overflowed => {
                 tracker.interrupted(GapCause::BusOverflow, now);
                 tracker.restored(now);
+                self.uncounted(GapCause::BusOverflow).await;
             }
+        }
+    }
+
+    fn is_raw(&self) -> bool {
+        self.source.filter.lane() == Lane::Raw
+    }
+
+    /// Raw messages have no numbers: whatever may have been lost is told as such.
+    async fn uncounted(&self, cause: GapCause) {
+        if self.is_raw() {
+            self.gap(Missed { count: None, cause }).await;
         }
     }
 
@@ -114,24 +159,38 @@ impl Feed {
             let Ok((header, payload)) = envelope else {
                 return self.gap(Missed { count: None, cause: GapCause::Unreadable }).await;
             };
+            if header.kind == Kind::Reply {
+                // An inbox matches a wide pattern, and is nobody else's business.
+                continue;
+            }
             let verdict = tracker.heard(subject, &header, now);
             for missed in verdict.gaps {
                 self.gap(missed).await;
             }
             if verdict.deliver {
-                self.counts.received.fetch_add(1, Relaxed);
-                self.message(subject, header, &payload).await;
+                self.message(subject, Some(header), &payload).await;
             }
         }
     }
 
-    async fn message(&self, subject: &Arc<str>, header: Header, payload: &Bytes) {
-        self.push(|| Item::Message { subject: Arc::clone(subject), header, payload: payload.clone() }).await;
+    async fn message(&self, subject: &Arc<str>, header: Option<Header>, payload: &Bytes) {
+        self.counts.received.fetch_add(1, Relaxed);
+        let number = self.source.tally.received.fetch_add(1, Relaxed);
+        if let Some(header) = header
+            && number.is_multiple_of(SAMPLED)
+        {
+            self.latency.record(header.published_at);
+        }
+        let message =
+            || Received { subject: Arc::clone(subject), header, payload: payload.clone(), conflated: 0 };
+        self.push(|| Item::Message(message())).await;
     }
 
     async fn gap(&self, Missed { count: missed, cause }: Missed) {
         self.counts.gaps.fetch_add(1, Relaxed);
         self.counts.missed.fetch_add(missed.unwrap_or(0), Relaxed);
+        self.source.tally.gaps.fetch_add(1, Relaxed);
+        self.source.tally.missed.fetch_add(missed.unwrap_or(0), Relaxed);
         self.push(|| Item::Gap { missed, cause }).await;
     }
 

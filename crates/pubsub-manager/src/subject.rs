@@ -1,6 +1,7 @@
 //! Names of channels and patterns over them. Matching is exact and ours; a bus may deliver too much, never too little.
 
 use crate::Error;
+use serde::{Deserialize, Serialize};
 use std::{fmt, sync::Arc};
 
 /// Longest name in bytes.
@@ -38,11 +39,26 @@ impl fmt::Display for Subject {
     }
 }
 
-/// What a subscription asks for: one subject, or all that match a pattern.
+/// Which of three separate sets of channels a name belongs to. The same name in two lanes is two channels.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Lane {
+    /// Messages in envelopes, for every process that wants them. The default.
+    #[default]
+    Plain,
+    /// The same, but on a cluster only the channel's own shard carries them. Patterns do not reach them.
+    Sharded,
+    /// Payloads as they are, for peers that know nothing of envelopes.
+    Raw,
+}
+
+/// What a subscription asks for: one subject, or all that match a pattern, in one lane.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Filter {
     text: Arc<str>,
     wildcard: bool,
+    lane: Lane,
 }
 
 impl Filter {
@@ -66,13 +82,30 @@ impl Filter {
                 _ => {}
             }
         }
-        Ok(Self { text: pattern.into(), wildcard })
+        Ok(Self { text: pattern.into(), wildcard, lane: Lane::Plain })
     }
 
     /// Exactly `subject`.
     #[must_use]
-    pub fn exact(subject: &Subject) -> Self {
-        Self { text: Arc::clone(&subject.0), wildcard: false }
+    pub fn exact(lane: Lane, subject: &Subject) -> Self {
+        Self { text: Arc::clone(&subject.0), wildcard: false, lane }
+    }
+
+    /// The same over another lane.
+    ///
+    /// # Errors
+    /// [`Error::InvalidSubject`] for a pattern over sharded channels: no server matches patterns over shards.
+    pub fn over(self, lane: Lane) -> Result<Self, Error> {
+        if self.wildcard && lane == Lane::Sharded {
+            return Err(invalid(&self.text, "sharded channels have no patterns"));
+        }
+        Ok(Self { lane, ..self })
+    }
+
+    /// The lane.
+    #[must_use]
+    pub const fn lane(&self) -> Lane {
+        self.lane
     }
 
     /// The pattern's text.

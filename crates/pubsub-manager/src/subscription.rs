@@ -1,8 +1,8 @@
 //! The receiving end: a typed stream in which every loss stands in its place.
 
 use crate::{
-    Codec, GapCause, MessageId, PublisherId, SlowConsumer, TraceContext,
-    queue::{Item, Queue},
+    Codec, Filter, GapCause, MessageId, PublisherId, ReplyTo, SlowConsumer, TraceContext,
+    queue::{Item, Queue, Received},
     source::Source,
 };
 use futures_core::Stream;
@@ -18,7 +18,7 @@ use std::{
 };
 
 /// How to subscribe.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct SubscribeOptions {
     /// Messages that may wait for the subscriber. Default 1,024.
     pub capacity: usize,
@@ -72,6 +72,11 @@ pub struct Message<T> {
     pub codec: Codec,
     /// The publisher's trace context, if it gave one.
     pub trace: Option<TraceContext>,
+    /// Older messages of its key that it stands for; see [`SlowConsumer::Conflate`].
+    pub conflated: u64,
+    /// Where the answer goes, if the publisher waits for one; see
+    /// [`PubSubManager::reply`](crate::PubSubManager::reply).
+    pub reply_to: Option<ReplyTo>,
 }
 
 /// A confirmed subscription; also a [`Stream`]. Dropping it unsubscribes.
@@ -94,10 +99,26 @@ impl<T: DeserializeOwned> Subscription<T> {
         poll_fn(|context| self.poll_event(context)).await
     }
 
+    /// What it is subscribed to.
+    #[must_use]
+    pub fn filter(&self) -> &Filter {
+        &self.source.filter
+    }
+
+    pub(crate) fn poll_item(&self, context: &mut Context<'_>) -> Poll<Option<Item>> {
+        self.queue.poll_take(context)
+    }
+
     /// Messages that this subscription has dropped so far.
     #[must_use]
     pub fn dropped(&self) -> u64 {
         self.queue.dropped()
+    }
+
+    /// Messages of which a newer one of the same key took the place so far.
+    #[must_use]
+    pub fn conflated(&self) -> u64 {
+        self.queue.conflated()
     }
 
     /// Messages waiting to be taken.
@@ -107,29 +128,36 @@ impl<T: DeserializeOwned> Subscription<T> {
     }
 
     fn poll_event(&self, context: &mut Context<'_>) -> Poll<Option<Event<T>>> {
-        let item = std::task::ready!(self.queue.poll_take(context));
-        Poll::Ready(item.map(|item| {
-            match item {
-                Item::Reconnected => Event::Reconnected,
-                Item::Gap { missed, cause } => Event::Gap { missed, cause },
-                Item::Message { subject, header, payload } => match header.codec.decode(&payload) {
-                    None => Event::Gap { missed: Some(1), cause: GapCause::Unreadable },
-                    Some(value) => Event::Message(Message {
-                        value,
-                        subject,
-                        id: header.id,
-                        sequence: header.id.sequence,
-                        published_at: UNIX_EPOCH
-                            .checked_add(Duration::from_micros(header.published_at))
-                            .unwrap_or(UNIX_EPOCH),
-                        publisher: header.id.publisher,
-                        codec: header.codec,
-                        trace: header.trace,
-                    }),
-                },
-            }
+        let item = std::task::ready!(self.poll_item(context));
+        Poll::Ready(item.map(|item| match item {
+            Item::Reconnected => Event::Reconnected,
+            Item::Gap { missed, cause } => Event::Gap { missed, cause },
+            Item::Message(received) => match message(received) {
+                Some(message) => Event::Message(message),
+                None => Event::Gap { missed: Some(1), cause: GapCause::Unreadable },
+            },
         }))
     }
+}
+
+/// Decoded; `None` if it cannot be.
+fn message<T: DeserializeOwned>(received: Received) -> Option<Message<T>> {
+    let Received { subject, header, payload, conflated } = received;
+    let header = header?;
+    let (reply_to, payload) = ReplyTo::split(&header, payload)?;
+    let published_at = UNIX_EPOCH.checked_add(Duration::from_micros(header.published_at));
+    Some(Message {
+        value: header.codec.decode(&payload)?,
+        subject,
+        id: header.id,
+        sequence: header.id.sequence,
+        published_at: published_at.unwrap_or(UNIX_EPOCH),
+        publisher: header.id.publisher,
+        codec: header.codec,
+        trace: header.trace,
+        conflated,
+        reply_to,
+    })
 }
 
 impl<T: DeserializeOwned> Stream for Subscription<T> {

@@ -52,6 +52,14 @@ struct Heard {
     at: Instant,
     interruptions: u64,
     told_silent: bool,
+    /// It took its leave. Kept for a while: where several patterns match, every frame comes more than once.
+    left: bool,
+}
+
+impl Heard {
+    const fn of(epoch: u32, last: u64, interruptions: u64, left: bool, at: Instant) -> Self {
+        Self { epoch, last, at, interruptions, told_silent: false, left }
+    }
 }
 
 impl Tracker {
@@ -87,7 +95,7 @@ impl Tracker {
     pub(crate) fn heard(&mut self, subject: &Arc<str>, header: &Header, now: Instant) -> Verdict {
         let key = (Arc::clone(subject), header.id.publisher);
         let (epoch, sequence) = (header.id.epoch, header.id.sequence);
-        let message = header.kind == Kind::Message;
+        let (message, left) = (header.kind.is_message(), header.kind == Kind::Farewell);
         let mut verdict = Verdict { gaps: Vec::new(), deliver: message };
         // The last number that must have been heard before this envelope.
         let before = if message { sequence.saturating_sub(1) } else { sequence };
@@ -103,16 +111,17 @@ impl Tracker {
             Some(heard) => {
                 let cause = if heard.interruptions < self.interruptions { cause } else { GapCause::Missed };
                 if epoch > heard.epoch {
-                    // The end of the counter before was not heard.
-                    verdict.gaps.push(Missed { count: None, cause });
+                    if !heard.left {
+                        // The end of the counter before was not heard.
+                        verdict.gaps.push(Missed { count: None, cause });
+                    }
                     heard.last = 0;
                 }
                 if before > heard.last {
                     verdict.gaps.push(Missed { count: Some(before - heard.last), cause });
                 }
                 let last = heard.last.max(sequence);
-                *heard =
-                    Heard { epoch, last, at: now, interruptions: self.interruptions, told_silent: false };
+                *heard = Heard::of(epoch, last, self.interruptions, left, now);
             }
             None => {
                 if before > 0 && self.complete {
@@ -120,11 +129,8 @@ impl Tracker {
                 } else if before > 0 && self.interruptions > 0 {
                     verdict.gaps.push(Missed { count: None, cause });
                 }
-                self.remember(key.clone(), epoch, sequence, now);
+                self.remember(key, Heard::of(epoch, sequence, self.interruptions, left, now));
             }
-        }
-        if header.kind == Kind::Farewell {
-            self.publishers.remove(&key);
         }
         verdict
     }
@@ -139,6 +145,9 @@ impl Tracker {
         let (since, complete) = (self.since, &mut self.complete);
         self.publishers.retain(|_, heard| {
             let silence = now.duration_since(heard.at.max(since));
+            if heard.left {
+                return silence <= limit;
+            }
             if silence > limit && !heard.told_silent {
                 heard.told_silent = true;
                 fallen_silent += 1;
@@ -150,7 +159,12 @@ impl Tracker {
         fallen_silent
     }
 
-    fn remember(&mut self, key: (Arc<str>, PublisherId), epoch: u32, last: u64, now: Instant) {
+    /// Publishers heard of and not forgotten.
+    pub(crate) fn publishers(&self) -> usize {
+        self.publishers.len()
+    }
+
+    fn remember(&mut self, key: (Arc<str>, PublisherId), heard: Heard) {
         if self.publishers.len() >= MAX_PUBLISHERS {
             let oldest = self.publishers.iter().min_by_key(|(_, heard)| heard.at).map(|(key, _)| key.clone());
             if let Some(oldest) = oldest {
@@ -158,7 +172,6 @@ impl Tracker {
                 self.complete = false;
             }
         }
-        let heard = Heard { epoch, last, at: now, interruptions: self.interruptions, told_silent: false };
         self.publishers.insert(key, heard);
     }
 }

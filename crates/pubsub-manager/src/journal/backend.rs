@@ -9,8 +9,8 @@ use std::{fmt::Debug, time::Duration};
 
 /// A store that keeps one ordered list with dense ids.
 ///
-/// Implementations of ours: [`MemoryJournal`](crate::MemoryJournal) and, with feature `redis`,
-/// [`RedisJournal`](crate::RedisJournal).
+/// Implementations of ours: [`MemoryJournal`](crate::MemoryJournal), with feature `redis`
+/// [`RedisJournal`](crate::RedisJournal) and with feature `postgres` [`PostgresJournal`](crate::PostgresJournal).
 #[async_trait]
 pub trait JournalBackend: Debug + Send + Sync + 'static {
     /// Appends `frames` in order, all or none, and returns the id of the *last* one; the ids of the others are
@@ -27,6 +27,11 @@ pub trait JournalBackend: Debug + Send + Sync + 'static {
     /// # Errors
     /// [`Error::Unavailable`], [`Error::Timeout`]: try again.
     async fn open(&self, deadline: Deadline) -> Result<Box<dyn JournalSource>, Error>;
+
+    /// How many entries it keeps, where that has a bound.
+    fn kept(&self) -> Option<u64> {
+        None
+    }
 }
 
 /// One reading end. After an error it is dropped and another one opened.

@@ -39,6 +39,10 @@ impl MemoryJournal {
 
 #[async_trait]
 impl JournalBackend for MemoryJournal {
+    fn kept(&self) -> Option<u64> {
+        u64::try_from(self.0.max_entries).ok()
+    }
+
     async fn append(&self, frames: &[Bytes], _deadline: Deadline) -> Result<JournalId, Error> {
         let last = {
             let mut list = self.0.list.lock();

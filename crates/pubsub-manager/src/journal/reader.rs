@@ -7,6 +7,7 @@ use super::{
     backend::RawEntry,
     cursor::{Cursor, Noticed, Step},
     frame::{self, Frame},
+    pace::Pace,
 };
 use crate::Error;
 use resilience::{Backoff, BackoffConfig, Deadline, clock::CoarseInstant};
@@ -41,6 +42,7 @@ impl JournalReader {
             config: config.clone(),
             view: view.clone(),
             cursor: Cursor::new(after),
+            pace: Pace::default(),
             sender,
             attached: Arc::default(),
         };
@@ -98,6 +100,7 @@ struct Follower {
     config: JournalConfig,
     view: JournalView,
     cursor: Cursor,
+    pace: Pace,
     sender: mpsc::Sender<Delivery>,
     /// Told when a source is attached. A beat before the first time would lie before where reading begins, and the reader
     /// be without proof until the next one.
@@ -194,6 +197,7 @@ impl Follower {
         // The server answered no later than it was asked to wait: an answer that lay in a buffer while this process stood
         // still says no more than that. When it answered is not known, so it proves what was true when it was asked.
         self.view.heard(self.view.now().min(sent + self.config.heartbeat));
+        self.journal.came(&mut self.pace, entries.len());
         let reached_end = entries.len() < self.config.read_batch;
         let last = entries.len().saturating_sub(1);
         for (index, RawEntry { id, frame }) in entries.into_iter().enumerate() {

@@ -115,6 +115,10 @@ const OPERATION: &str = "append to the journal";
 
 #[async_trait]
 impl JournalBackend for RedisJournal {
+    fn kept(&self) -> Option<u64> {
+        Some(self.max_len.into())
+    }
+
     async fn append(&self, frames: &[Bytes], deadline: Deadline) -> Result<JournalId, Error> {
         let mut generation = self.link.current().map_err(|error| translate(OPERATION, error))?;
         loop {

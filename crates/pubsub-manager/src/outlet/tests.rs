@@ -18,7 +18,13 @@ impl Bus for Scripted {
         "scripted"
     }
 
-    async fn publish(&self, _: &Subject, mut frame: Bytes, _: Deadline) -> Result<Option<u64>, Error> {
+    async fn publish(
+        &self,
+        _: Lane,
+        _: &Subject,
+        mut frame: Bytes,
+        _: Deadline,
+    ) -> Result<Option<u64>, Error> {
         tokio::task::yield_now().await;
         let answer = self.answers.lock().pop_front().unwrap_or(Ok(Some(1)));
         if answer.as_ref().err().is_none_or(Error::may_have_happened) {
@@ -44,14 +50,21 @@ impl Bus for Scripted {
 
 fn outlet(pending: usize) -> Arc<Outlet> {
     let limits = OutletLimits { pending, frame_bytes: 1000, announce_timeout: Duration::from_secs(1) };
-    Arc::new(Outlet::new(Subject::new("n").expect("a good name"), PublisherId(1), 1, limits))
+    Arc::new(Outlet::new((Lane::Plain, Subject::new("n").expect("a good name")), PublisherId(1), 1, limits))
 }
 
 type Answer = oneshot::Receiver<Result<Published, Error>>;
 
 fn queue(outlet: &Arc<Outlet>, deadline: Deadline) -> (bool, Answer) {
     let (reply, answer) = oneshot::channel();
-    let message = Outgoing { codec: Codec::Json, payload: vec![b'1'], trace: None, deadline, reply };
+    let message = Outgoing {
+        kind: Kind::Message,
+        codec: Codec::Json,
+        payload: vec![b'1'],
+        trace: None,
+        deadline,
+        reply,
+    };
     (outlet.queue(message).expect("room"), answer)
 }
 
@@ -109,7 +122,14 @@ async fn announcements_and_leave() {
     assert_eq!(*bus.sent.lock(), [(Kind::Message, 1), (Kind::Announcement, 1), (Kind::Farewell, 1)]);
     let (reply, _answer) = oneshot::channel();
     let deadline = Deadline::never();
-    let message = Outgoing { codec: Codec::Json, payload: Vec::new(), trace: None, deadline, reply };
+    let message = Outgoing {
+        kind: Kind::Message,
+        codec: Codec::Json,
+        payload: Vec::new(),
+        trace: None,
+        deadline,
+        reply,
+    };
     assert!(matches!(outlet.queue(message), Err(Refused::Ended(_))));
 }
 
@@ -135,6 +155,13 @@ async fn waiting_is_bounded() {
     let (_one, _two) = (queue(&outlet, Deadline::never()), queue(&outlet, Deadline::never()));
     let (reply, _answer) = oneshot::channel();
     let deadline = Deadline::never();
-    let message = Outgoing { codec: Codec::Json, payload: Vec::new(), trace: None, deadline, reply };
+    let message = Outgoing {
+        kind: Kind::Message,
+        codec: Codec::Json,
+        payload: Vec::new(),
+        trace: None,
+        deadline,
+        reply,
+    };
     assert!(matches!(outlet.queue(message), Err(Refused::Full)));
 }

@@ -1,7 +1,7 @@
 //! The order in which a feed looks at what is ready, under paused time.
 
 use super::*;
-use crate::{Codec, MessageId, PublisherId, SlowConsumer, Subject, envelope::Kind};
+use crate::{Codec, Lane, MessageId, PublisherId, SlowConsumer, Subject, envelope::Kind};
 use async_trait::async_trait;
 use bytes::BytesMut;
 use std::future::poll_fn;
@@ -26,14 +26,20 @@ fn told(kind: Kind, sequence: u64) -> BusEvent {
 
 #[tokio::test(start_paused = true)]
 async fn after_a_stall_what_waits_comes_before_the_verdict_of_silence() {
-    let filter = Filter::exact(&Subject::new("n").expect("a good name"));
+    let filter = Filter::exact(Lane::Plain, &Subject::new("n").expect("a good name"));
     let source = Arc::new(Source::new(filter));
     let queue = Arc::new(Queue::new(1, SlowConsumer::Block));
     source.subscribers.lock().push(Arc::clone(&queue));
     let counts = Arc::<Counts>::default();
     let stop = CancellationToken::new();
     let announce_every = Duration::from_secs(1);
-    let feed = Feed { source, announce_every, counts: Arc::clone(&counts), stop: stop.clone() };
+    let feed = Feed {
+        source,
+        announce_every,
+        counts: Arc::clone(&counts),
+        latency: Latency::new("memory"),
+        stop: stop.clone(),
+    };
     let (pipe, events) = mpsc::channel(10);
     let end = |source: &Arc<Source>| source.subscribers.lock().drain(..).for_each(|queue| queue.end());
     let running = tokio::spawn(feed.run(Box::new(Piped(events)), |_| false, end));

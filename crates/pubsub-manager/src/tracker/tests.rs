@@ -175,3 +175,28 @@ proptest! {
         prop_assert_eq!(sent, accounted);
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn copies_of_a_farewell_are_no_gap_and_the_next_counter_is_none_either() {
+    let mut bench = Bench::new();
+    bench.message(1, 1, 1);
+    bench.wait(3.0);
+    bench.cut(0.1);
+    // Overlapping patterns bring each frame twice.
+    for _ in 0..2 {
+        assert_eq!(bench.hears(Kind::Farewell, 1, 1, 1), Verdict::default());
+    }
+    assert_eq!(bench.message(1, 2, 1), []);
+    // Without a farewell it is.
+    assert_eq!(bench.message(1, 3, 1), missed(None, GapCause::Missed));
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_took_leave_is_forgotten_soon_and_told_silent_never() {
+    let mut bench = Bench::new();
+    bench.message(1, 1, 1);
+    bench.hears(Kind::Farewell, 1, 1, 1);
+    assert_eq!(bench.tracker.publishers(), 1);
+    bench.wait(4.0);
+    assert_eq!((bench.tracker.tick(bench.now), bench.tracker.publishers()), (0, 0));
+}

@@ -1,12 +1,13 @@
-//! Channels and patterns while nothing fails, over both buses.
+//! Channels and patterns while nothing fails, over all buses.
 
+use crate::postgres;
 use crate::support::{PATIENCE, manager, namespace, next, quick, shared};
 use local_stack::wait_for;
 use pubsub_manager::{
-    Codec, Config, Error, Event, GapCause, MemoryBus, PubSubManager, SlowConsumer, SubscribeOptions,
+    Codec, Config, Deps, Error, Event, GapCause, MemoryBus, PubSubManager, SlowConsumer, SubscribeOptions,
 };
 use serde::{Deserialize, Serialize};
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 struct Order {
@@ -31,23 +32,37 @@ async fn redis() -> (PubSubManager, PubSubManager) {
     (manager(port, &namespace).await, manager(port, &namespace).await)
 }
 
+/// Neither has Redis. The database lives as long as the first.
+async fn postgres() -> (local_stack::Database, (PubSubManager, PubSubManager)) {
+    let database = postgres::database().await;
+    let managers = (postgres::manager(&database.url()).await, postgres::manager(&database.url()).await);
+    (database, managers)
+}
+
 fn memory() -> (PubSubManager, PubSubManager) {
     let bus = MemoryBus::new();
-    let manager = || quick().build(Some(Arc::new(bus.clone()))).expect("good settings");
+    let manager = || quick().build(Deps::over(bus.clone())).expect("good settings");
     (manager(), manager())
 }
 
 #[tokio::test]
 async fn typed_round_trip_redis() {
-    typed_round_trip(redis().await).await;
+    typed_round_trip(redis().await, true).await;
 }
 
 #[tokio::test]
 async fn typed_round_trip_memory() {
-    typed_round_trip(memory()).await;
+    typed_round_trip(memory(), true).await;
 }
 
-async fn typed_round_trip((one, two): (PubSubManager, PubSubManager)) {
+#[tokio::test]
+async fn typed_round_trip_postgres() {
+    let (_database, managers) = postgres().await;
+    typed_round_trip(managers, false).await;
+}
+
+/// `counts`: whether the bus knows how many receive.
+async fn typed_round_trip((one, two): (PubSubManager, PubSubManager), counts: bool) {
     let out = one.channel::<Order>("orders.created").expect("a good name");
     let into = two.channel::<Order>("orders.created").expect("a good name");
     let mut first = into.subscribe(SubscribeOptions::default()).await.expect("subscribed");
@@ -55,7 +70,11 @@ async fn typed_round_trip((one, two): (PubSubManager, PubSubManager)) {
     for id in 1..=100 {
         let channel = if id % 2 == 0 { out.clone() } else { out.clone().with_codec(Codec::Json) };
         let published = channel.publish(&order(id)).await.expect("published");
-        assert_eq!((published.id.sequence, published.receivers), (id, Some(1)), "one process, no reordering");
+        assert_eq!(
+            (published.id.sequence, published.receivers),
+            (id, counts.then_some(1)),
+            "one process, no reordering"
+        );
     }
     for id in 1..=100 {
         let Event::Message(message) = next(&mut first).await else { panic!("no message") };
@@ -68,7 +87,8 @@ async fn typed_round_trip((one, two): (PubSubManager, PubSubManager)) {
     assert_eq!((received.subscribed, received.subscribers), (1, 2));
     drop((first, second));
     wait_for("the server forgets it, too", PATIENCE, async || {
-        out.publish(&order(0)).await.expect("published").receivers == Some(0) && two.stats().subscribed == 0
+        let receivers = out.publish(&order(0)).await.expect("published").receivers;
+        receivers == counts.then_some(0) && two.stats().subscribed == 0
     })
     .await;
 }
@@ -83,10 +103,16 @@ async fn patterns_memory() {
     patterns(memory()).await;
 }
 
+#[tokio::test]
+async fn patterns_postgres() {
+    let (_database, managers) = postgres().await;
+    patterns(managers).await;
+}
+
 async fn patterns((one, two): (PubSubManager, PubSubManager)) {
     let options = SubscribeOptions::default();
-    let mut star = two.subscribe_pattern::<u64>("orders.*", options).await.expect("subscribed");
-    let mut rest = two.subscribe_pattern::<u64>("orders.>", options).await.expect("subscribed");
+    let mut star = two.subscribe_pattern::<u64>("orders.*", options.clone()).await.expect("subscribed");
+    let mut rest = two.subscribe_pattern::<u64>("orders.>", options.clone()).await.expect("subscribed");
     let mut exact = two.subscribe_pattern::<u64>("orders.a", options).await.expect("subscribed");
     let subjects = ["orders.a", "orders.a.b", "orders", "other.a", "orders.b", "ordersx.a"];
     for (n, subject) in (0..).zip(subjects) {
@@ -103,8 +129,17 @@ async fn patterns((one, two): (PubSubManager, PubSubManager)) {
 }
 
 #[tokio::test]
-async fn concurrent_publishes_share_frames_and_stay_in_order() {
-    let (one, two) = redis().await;
+async fn concurrent_publishes_share_frames_and_stay_in_order_redis() {
+    concurrent_publishes_share_frames_and_stay_in_order(redis().await).await;
+}
+
+#[tokio::test]
+async fn concurrent_publishes_share_frames_and_stay_in_order_postgres() {
+    let (_database, managers) = postgres().await;
+    concurrent_publishes_share_frames_and_stay_in_order(managers).await;
+}
+
+async fn concurrent_publishes_share_frames_and_stay_in_order((one, two): (PubSubManager, PubSubManager)) {
     let channel = one.channel::<u64>("n").expect("a good name");
     let options = SubscribeOptions { capacity: 20_000, ..SubscribeOptions::default() };
     let mut subscription =
@@ -185,7 +220,7 @@ async fn another_type_is_a_gap_and_not_the_end() {
 
 #[tokio::test]
 async fn without_a_bus_every_call_says_so() {
-    let manager = Config::default().build(None).expect("good settings");
+    let manager = Config::default().build(Deps::default()).expect("good settings");
     let channel = manager.channel::<u64>("x").expect("a good name");
     assert!(matches!(channel.publish(&1).await, Err(Error::Unavailable { .. })));
     let subscribed = channel.subscribe(SubscribeOptions::default()).await;
@@ -201,7 +236,7 @@ async fn without_a_bus_every_call_says_so() {
 #[tokio::test]
 async fn limits_are_errors() {
     let config = Config { max_channels: 2, max_message_bytes: 10, max_subscriptions: 1, ..Config::default() };
-    let manager = config.build(Some(Arc::new(MemoryBus::new()))).expect("good settings");
+    let manager = config.build(Deps::over(MemoryBus::new())).expect("good settings");
     let channel = |name| manager.channel::<String>(name).expect("a good name");
     channel("a").publish(&"x".into()).await.expect("published");
     channel("b").publish(&"x".into()).await.expect("published");

@@ -1,5 +1,6 @@
-//! The journal while nothing fails: dense ids, order, batches, freshness. Each test runs over both stores.
+//! The journal while nothing fails: dense ids, order, batches, freshness. Most run over all stores.
 
+use crate::postgres;
 use crate::support::{PATIENCE, event, journal, namespace, opened, payload, shared, soon};
 use local_stack::wait_for;
 use pubsub_manager::{
@@ -16,6 +17,13 @@ async fn redis() -> (Journal, Journal) {
     (journal(port, &namespace).await, journal(port, &namespace).await)
 }
 
+/// The database lives as long as the first.
+async fn postgres() -> (local_stack::Database, (Journal, Journal)) {
+    let database = postgres::database().await;
+    let journals = (postgres::journal(&database.url()).await, postgres::journal(&database.url()).await);
+    (database, journals)
+}
+
 fn memory() -> (Journal, Journal) {
     let store = MemoryJournal::new(10_000);
     let journal = || Journal::new(Arc::new(store.clone()), JournalConfig::default()).expect("a runtime");
@@ -30,6 +38,12 @@ async fn ids_are_dense_redis() {
 #[tokio::test]
 async fn ids_are_dense_memory() {
     ids_are_dense(memory()).await;
+}
+
+#[tokio::test]
+async fn ids_are_dense_postgres() {
+    let (_database, journals) = postgres().await;
+    ids_are_dense(journals).await;
 }
 
 async fn ids_are_dense((one, two): (Journal, Journal)) {
@@ -61,6 +75,12 @@ async fn every_reader_reads_every_entry_redis() {
 #[tokio::test]
 async fn every_reader_reads_every_entry_memory() {
     every_reader_reads_every_entry(memory()).await;
+}
+
+#[tokio::test]
+async fn every_reader_reads_every_entry_postgres() {
+    let (_database, journals) = postgres().await;
+    every_reader_reads_every_entry(journals).await;
 }
 
 async fn every_reader_reads_every_entry((one, two): (Journal, Journal)) {
@@ -101,6 +121,12 @@ async fn an_idle_journal_is_known_to_be_current_redis() {
 #[tokio::test]
 async fn an_idle_journal_is_known_to_be_current_memory() {
     an_idle_journal_is_known_to_be_current(memory()).await;
+}
+
+#[tokio::test]
+async fn an_idle_journal_is_known_to_be_current_postgres() {
+    let (_database, journals) = postgres().await;
+    an_idle_journal_is_known_to_be_current(journals).await;
 }
 
 async fn an_idle_journal_is_known_to_be_current((one, _): (Journal, Journal)) {
@@ -175,10 +201,19 @@ async fn a_memory_journal_reports_what_it_trimmed() {
     assert!(count >= 20, "{count}");
 }
 
-/// Not a bar, a figure: how long after its append another reader has an entry.
 #[tokio::test]
-async fn wake_up_latency_is_measured() {
-    let (one, two) = redis().await;
+async fn wake_up_latency_is_measured_redis() {
+    wake_up_latency_is_measured("redis", redis().await).await;
+}
+
+#[tokio::test]
+async fn wake_up_latency_is_measured_postgres() {
+    let (_database, journals) = postgres().await;
+    wake_up_latency_is_measured("postgres", journals).await;
+}
+
+/// Not a bar, a figure: how long after its append another reader has an entry.
+async fn wake_up_latency_is_measured(store: &str, (one, two): (Journal, Journal)) {
     let mut reader = opened(&two).await;
     let mut times = Vec::new();
     for _ in 0..500 {
@@ -191,6 +226,6 @@ async fn wake_up_latency_is_measured() {
     }
     times.sort();
     let (p50, p99) = (times[times.len() / 2], times[times.len() * 99 / 100]);
-    eprintln!("journal wake-up: p50 {p50:?}, p99 {p99:?}");
+    eprintln!("journal wake-up over {store}: p50 {p50:?}, p99 {p99:?}");
     assert!(p50 < Duration::from_millis(50), "{p50:?}");
 }

@@ -4,11 +4,8 @@ use crate::support::{
     PATIENCE, connected, link, link_config, manager, namespace, next, own, proxied, quick, shared,
 };
 use local_stack::{RedisOptions, Stack, wait_for};
-use pubsub_manager::{Event, GapCause, PubSubManager, RedisBus, SubscribeOptions, Subscription};
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use pubsub_manager::{Deps, Event, GapCause, PubSubManager, RedisBus, SubscribeOptions, Subscription};
+use std::time::{Duration, Instant};
 
 /// Reads until the message `until`; the messages and the sum of the counted gaps on the way.
 async fn read_until(subscription: &mut Subscription<u64>, until: u64) -> (Vec<u64>, u64, bool) {
@@ -165,7 +162,7 @@ async fn whoever_subscribes_after_the_bus_has_ended_is_told_so() {
     let (stack, namespace) = (shared().await, namespace());
     let link = link(stack.redis().master().port(), &namespace).await;
     let bus = RedisBus::new(link.clone()).expect("a runtime");
-    let manager = quick().build(Some(Arc::new(bus))).expect("good settings");
+    let manager = quick().build(Deps::over(bus)).expect("good settings");
     let channel = manager.channel::<u64>("n").expect("a good name");
     let mut subscription = channel.subscribe(SubscribeOptions::default()).await.expect("subscribed");
     link.shutdown(PATIENCE).await;
@@ -225,7 +222,7 @@ async fn the_status_says_that_nothing_can_be_received() {
         ..link_config(master.port(), &namespace())
     };
     let bus = RedisBus::new(connected(config).await).expect("a runtime");
-    let manager = quick().build(Some(Arc::new(bus))).expect("good settings");
+    let manager = quick().build(Deps::over(bus)).expect("good settings");
     let channel = manager.channel::<u64>("n").expect("a good name");
     let _subscription = channel.subscribe(SubscribeOptions::default()).await.expect("subscribed");
     assert!(manager.status().connected);

@@ -1,8 +1,29 @@
 //! The journal and the bus against real Redis servers, with real faults.
 
 mod buses;
+mod durable_fleet;
+mod durable_handlers;
+mod durable_interruptions;
+mod durable_kept;
+mod durable_losses;
+mod durable_rig;
+mod durable_stores;
+mod durable_support;
+mod durables;
+mod gates;
+mod handlers;
 mod journal_faults;
 mod journals;
+mod lanes;
 mod losses;
+mod outbox;
+mod outbox_kills;
+mod postgres;
+mod postgres_bus;
+mod postgres_journal;
+mod postgres_rights;
+mod recorder;
 mod support;
+mod topologies;
+mod traffic;
 mod transactions;

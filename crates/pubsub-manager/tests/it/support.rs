@@ -78,7 +78,7 @@ pub(crate) async fn proxied(stack: &Stack) -> FaultProxy {
 
 pub(crate) async fn manager(port: u16, namespace: &str) -> PubSubManager {
     let bus = RedisBus::new(link(port, namespace).await).expect("a runtime");
-    quick().build(Some(Arc::new(bus))).expect("good settings")
+    quick().build(pubsub_manager::Deps::over(bus)).expect("good settings")
 }
 
 /// Announcements five times as often, so that tests need not wait for them.

@@ -3,8 +3,8 @@
 use crate::support::{PATIENCE, next};
 use local_stack::{PostgresOptions, Stack};
 use postgres_pool_manager::{PostgresPoolManager, TransactionOptions, sqlx};
-use pubsub_manager::{Config, Event, MemoryBus, SubscribeOptions, TxPublish};
-use std::{sync::Arc, time::Duration};
+use pubsub_manager::{Config, Deps, Event, MemoryBus, SubscribeOptions, TxPublish};
+use std::time::Duration;
 
 async fn database() -> (local_stack::Database, PostgresPoolManager) {
     let stack = Stack::builder().postgres(PostgresOptions::default()).start().await.expect("Postgres starts");
@@ -16,17 +16,17 @@ async fn database() -> (local_stack::Database, PostgresPoolManager) {
 #[tokio::test]
 async fn published_after_commit_and_only_then() {
     let (_database, pool) = database().await;
-    let manager = Config::default().build(Some(Arc::new(MemoryBus::new()))).expect("good settings");
+    let manager = Config::default().build(Deps::over(MemoryBus::new())).expect("good settings");
     let channel = manager.channel::<u64>("n").expect("a good name");
     let mut subscription = channel.subscribe(SubscribeOptions::default()).await.expect("subscribed");
 
     let mut rolled_back = pool.begin(TransactionOptions::default()).await.expect("begun");
-    rolled_back.publish(&channel, &1).expect("encoded");
+    rolled_back.publish_on_commit(&channel, &1).expect("encoded");
     rolled_back.rollback().await.expect("rolled back");
 
     let mut tx = pool.begin(TransactionOptions::default()).await.expect("begun");
-    tx.publish(&channel, &2).expect("encoded");
-    tx.publish(&channel, &3).expect("encoded");
+    tx.publish_on_commit(&channel, &2).expect("encoded");
+    tx.publish_on_commit(&channel, &3).expect("encoded");
     sqlx::query("SELECT 1").execute(&mut tx).await.expect("executed");
     let early = tokio::time::timeout(Duration::from_millis(50), subscription.next()).await;
     assert!(early.is_err(), "{early:?} before the commit");

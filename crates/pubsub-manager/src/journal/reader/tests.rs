@@ -13,8 +13,15 @@ async fn an_entry_proves_what_was_true_when_it_was_asked_for() {
     let view = JournalView::new(clock.clone(), config.disconnected_after);
     let cursor = Cursor::new(Some(JournalId::new(1, 0)));
     let attached = Arc::default();
-    let mut follower =
-        Follower { journal: journal.weak(), config, view: view.clone(), cursor, sender, attached };
+    let mut follower = Follower {
+        journal: journal.weak(),
+        config,
+        view: view.clone(),
+        cursor,
+        pace: Pace::default(),
+        sender,
+        attached,
+    };
     let mut reader = JournalReader { queue, view: view.clone(), handed_out: None };
     let sent = view.now();
     // The answer comes at once and lies in a buffer while this process stands still.

@@ -131,7 +131,9 @@ async fn messages_follow_commits_and_reach_every_process() {
         let channel = one.pubsub().channel::<u32>("numbers").unwrap();
         for (number, commit) in [(1, true), (2, false), (3, true)] {
             let mut tx = one.database().begin(TransactionOptions::default()).await.unwrap();
-            tx.publish(&channel, &number).unwrap();
+            tx.publish_on_commit(&channel, &number).unwrap();
+            let late = number + 10;
+            tx.publish(&channel, &late).await.unwrap();
             if commit {
                 tx.commit().await.unwrap();
             } else {
@@ -140,13 +142,15 @@ async fn messages_follow_commits_and_reach_every_process() {
         }
         for subscription in &mut heard {
             let mut numbers = Vec::new();
-            while numbers.len() < 2 {
+            while numbers.len() < 4 {
                 match tokio::time::timeout(SOON, subscription.next()).await.unwrap().unwrap() {
                     Event::Message(message) => numbers.push(message.value),
                     other => panic!("{other:?}"),
                 }
             }
-            assert_eq!(numbers, [1, 3]);
+            let relayed: Vec<_> = numbers.iter().copied().filter(|number| *number > 10).collect();
+            numbers.retain(|number| *number < 10);
+            assert_eq!((numbers, relayed), (vec![1, 3], vec![11, 13]), "at COMMIT, and by the outbox");
         }
         one.shutdown(SOON).await;
         two.shutdown(SOON).await;
@@ -154,7 +158,7 @@ async fn messages_follow_commits_and_reach_every_process() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn without_redis_the_cache_works_and_the_rest_says_unavailable() {
+async fn without_redis_cache_and_channels_work_and_the_rest_says_unavailable() {
     let fixture = Fixture::new().await.without("REDIS_URL").without("REDIS_NAMESPACE");
     fixture.sql(ROWS).await;
     let one = fixture.services("one").await;
@@ -164,12 +168,23 @@ async fn without_redis_the_cache_works_and_the_rest_says_unavailable() {
     assert_eq!(read(&one, &items).await, 2);
     let refused = one.lock_manager().acquire("job", LockOptions::default()).await;
     assert!(matches!(refused, Err(LockError::Unavailable { .. })), "{refused:?}");
+    let two = fixture.services("two").await;
+    let into = two.pubsub().channel::<u32>("numbers").unwrap();
+    let mut heard = into.subscribe(SubscribeOptions::default()).await.unwrap();
     let channel = one.pubsub().channel::<u32>("numbers").unwrap();
-    assert!(matches!(
-        channel.publish(&1).await,
-        Err(database_services::pubsub_manager::Error::Unavailable { .. })
-    ));
+    channel.publish(&1).await.unwrap();
+    let event = tokio::time::timeout(SOON, heard.next()).await.unwrap();
+    assert!(matches!(&event, Some(Event::Message(message)) if message.value == 1), "{event:?}");
+    let durable = one.pubsub().durable_channel::<u32>("numbers").unwrap();
+    let unavailable = durable.publish(&1).await;
+    assert!(
+        matches!(unavailable, Err(database_services::pubsub_manager::Error::Unavailable { .. })),
+        "{unavailable:?}"
+    );
+    let mut tx = one.database().begin(TransactionOptions::default()).await.unwrap();
+    assert!(tx.publish(&durable, &1).await.is_err(), "it would wait for ever");
     one.shutdown(SOON).await;
+    two.shutdown(SOON).await;
 }
 
 fn write(tx: &mut Tx) -> BoxFuture<'_, Result<(), sqlx::Error>> {

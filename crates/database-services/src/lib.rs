@@ -53,6 +53,7 @@
 mod configs;
 mod epochs;
 mod error;
+mod links;
 mod metrics;
 mod mode;
 mod parts;

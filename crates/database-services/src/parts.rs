@@ -8,12 +8,13 @@ use cache_manager::{CacheManager, ClearScope};
 use distributed_lock_manager::{DistributedLockManager, LockBackend, LockError, RedisLockBackend};
 use postgres_pool_manager::{MigrateOptions, MigrationReport, MigrationSet, PostgresPoolManager};
 use pubsub_manager::{
-    Bus, Journal, JournalConfig, PubSubManager, RedisBus, RedisJournal, RedisJournalConfig,
+    Journal, JournalConfig, Outbox, OutboxConfig, PostgresBus, PostgresBusConfig, PostgresListener,
+    PubSubManager, RedisBus, RedisDurable, RedisJournal, RedisJournalConfig,
 };
-use redis_link::{CredentialProvider, RedisLink};
 use tokio::time::Instant;
 
 use crate::epochs::{self, PostgresEpochs};
+use crate::links::{Links, left, warn_if_away};
 use crate::settings::Settings;
 use crate::{Error, ManagerMode, configs};
 
@@ -25,25 +26,18 @@ pub(crate) struct Parts {
     pub(crate) epochs: Arc<PostgresEpochs>,
     pub(crate) links: Option<Links>,
     pub(crate) bus: Messages,
+    pub(crate) outbox: Outbox,
     pub(crate) cache: CacheManager,
     pub(crate) locks: DistributedLockManager,
 }
 
-/// The connections to Redis.
-#[derive(Clone, Debug)]
-pub(crate) struct Links {
-    /// The cache's.
-    pub(crate) cache: RedisLink,
-    /// That of locks, journal and channels: the same unless `REDIS_COORDINATION_URL` names another server.
-    pub(crate) coordination: RedisLink,
-    pub(crate) separate: bool,
-}
-
-/// Channels and the journal, which live on the coordination link.
+/// Channels and the journal, which live on the coordination link; without Redis, channels alone, on the database.
 #[derive(Clone, Debug)]
 pub(crate) struct Messages {
     pub(crate) pubsub: PubSubManager,
     pub(crate) journal: Option<Journal>,
+    /// Where the channels are in the database.
+    listener: Option<PostgresListener>,
 }
 
 /// Every migration that the parts need, in order.
@@ -53,6 +47,7 @@ pub(crate) fn migration_sets() -> Vec<MigrationSet> {
         epochs::migrations(),
         distributed_lock_manager::migrations(),
         cache_manager::migrations(),
+        pubsub_manager::migrations(),
     ]
 }
 
@@ -62,6 +57,7 @@ pub(crate) struct Started {
     pub(crate) database: Option<PostgresPoolManager>,
     pub(crate) links: Option<Links>,
     pub(crate) bus: Option<Messages>,
+    pub(crate) outbox: Option<Outbox>,
     pub(crate) cache: Option<CacheManager>,
     pub(crate) locks: Option<DistributedLockManager>,
 }
@@ -84,6 +80,9 @@ impl Started {
         };
         // At once: a lock that nobody gives back takes all of the time.
         tokio::join!(locks, cache);
+        if let Some(outbox) = self.outbox {
+            outbox.shutdown(left(end)).await;
+        }
         if let Some(bus) = self.bus {
             bus.shutdown(end).await;
         }
@@ -96,96 +95,24 @@ impl Started {
     }
 }
 
-impl Links {
-    /// Opens the links. Unreachable is no error: the link keeps trying, the caller warns.
-    pub(crate) async fn open(
-        settings: &Settings,
-        epochs: &Arc<PostgresEpochs>,
-    ) -> Result<Option<Self>, Error> {
-        let Some(config) = configs::redis(settings)? else { return Ok(None) };
-        let cache = open_link(config, epochs, configs::credentials(settings)).await?;
-        let Some(config) = configs::coordination(settings)? else {
-            return Ok(Some(Self { coordination: cache.clone(), cache, separate: false }));
-        };
-        match open_link(config, epochs, None).await {
-            Ok(coordination) => Ok(Some(Self { cache, coordination, separate: true })),
-            Err(error) => {
-                cache.shutdown(Duration::ZERO).await; // Nobody has used it.
-                Err(error)
-            }
-        }
-    }
-
-    pub(crate) async fn shutdown(&self, end: Instant) {
-        if self.separate {
-            self.coordination.shutdown(left(end)).await;
-        }
-        self.cache.shutdown(left(end)).await;
-    }
-
-    /// Each link once, with its name.
-    pub(crate) fn all(&self) -> impl Iterator<Item = (&'static str, &RedisLink)> {
-        let second = self.separate.then_some((configs::COORDINATION_LINK, &self.coordination));
-        std::iter::once((configs::CACHE_LINK, &self.cache)).chain(second)
-    }
-}
-
-async fn open_link(
-    config: redis_link::Config,
-    epochs: &Arc<PostgresEpochs>,
-    credentials: Option<Arc<dyn CredentialProvider>>,
-) -> Result<RedisLink, Error> {
-    let endpoint = config.topology.to_string();
-    let under_sentinels = matches!(config.topology, redis_link::Topology::Sentinel(_));
-    let deps = redis_link::Deps { epochs: Arc::clone(epochs) as _, credentials };
-    let link = config.connect(deps).await;
-    link.map_err(|source| Error::Redis {
-        mend: redis_mend(&source, under_sentinels),
-        endpoint,
-        source: Box::new(source),
-    })
-}
-
-fn redis_mend(error: &redis_link::Error, under_sentinels: bool) -> &'static str {
-    match error {
-        redis_link::Error::Auth(_) if under_sentinels => {
-            "check REDIS_USERNAME and REDIS_PASSWORD, and at the Sentinels REDIS_SENTINEL_USERNAME and REDIS_SENTINEL_PASSWORD"
-        }
-        redis_link::Error::Auth(_) => "check REDIS_USERNAME and REDIS_PASSWORD",
-        redis_link::Error::Acl { .. } => "grant the Redis user the commands of the shipped ACL file",
-        redis_link::Error::Tls { .. } => "check REDIS_USE_SSL and the REDIS_SSL_ paths",
-        redis_link::Error::Certificate { .. } => {
-            "renew the server's certificate, or check REDIS_SSL_CA_PATH and REDIS_SSL_VERIFY_MODE"
-        }
-        redis_link::Error::UnknownMaster { .. } => {
-            "set REDIS_SENTINEL_MASTER to the name in the Sentinels' configuration"
-        }
-        redis_link::Error::NoSentinel { .. } => {
-            "point REDIS_SENTINELS at Sentinels (port 26379), not at servers"
-        }
-        redis_link::Error::NoCluster { .. } => "set REDIS_HOST instead of REDIS_CLUSTER_NODES",
-        redis_link::Error::SlotsUncovered { .. } => "assign the slots: redis-cli --cluster check",
-        redis_link::Error::WrongRole { .. } => "point REDIS_HOST (or REDIS_URL) at the master",
-        redis_link::Error::TooOld { .. } => "use Redis 6.2 or Valkey 7.2, or later",
-        _ => "check the REDIS_ settings",
-    }
-}
-
 impl Messages {
-    pub(crate) fn open(links: Option<&Links>) -> Result<Self, Error> {
+    pub(crate) fn open(links: Option<&Links>, database: &PostgresPoolManager) -> Result<Self, Error> {
         let start = |component| move |source| Error::Start { component, source: Box::new(source) };
         let config = pubsub_manager::Config::default();
         let Some(links) = links else {
-            let pubsub = config.build(None).map_err(start("pubsub"))?;
-            return Ok(Self { pubsub, journal: None });
+            let listener = PostgresListener::new(database.clone()).map_err(start("pubsub"))?;
+            let bus = PostgresBus::new(listener.clone(), &PostgresBusConfig::default());
+            let pubsub = config.build(pubsub_manager::Deps::over(bus)).map_err(start("pubsub"))?;
+            return Ok(Self { pubsub, journal: None, listener: Some(listener) });
         };
         let link = &links.coordination;
-        let bus: Arc<dyn Bus> = Arc::new(RedisBus::new(link.clone()).map_err(start("pubsub"))?);
-        let pubsub = config.build(Some(bus)).map_err(start("pubsub"))?;
+        let bus = RedisBus::new(link.clone()).map_err(start("pubsub"))?;
+        let deps = pubsub_manager::Deps::over(bus).durable(RedisDurable::new(link.clone()));
+        let pubsub = config.build(deps).map_err(start("pubsub"))?;
         let backend =
             RedisJournal::new(link.clone(), &RedisJournalConfig::default()).map_err(start("journal"))?;
         let journal = Journal::new(Arc::new(backend), JournalConfig::default()).map_err(start("journal"))?;
-        Ok(Self { pubsub, journal: Some(journal) })
+        Ok(Self { pubsub, journal: Some(journal), listener: None })
     }
 
     pub(crate) async fn shutdown(&self, end: Instant) {
@@ -194,6 +121,16 @@ impl Messages {
             journal.shutdown(left(end)).await;
         }
     }
+}
+
+/// Takes part in relaying the outbox of `database` to the channels of `bus`.
+pub(crate) fn open_outbox(database: &PostgresPoolManager, bus: &Messages) -> Result<Outbox, Error> {
+    let start = |source| Error::Start { component: "outbox", source: Box::new(source) };
+    let listener = match &bus.listener {
+        Some(listener) => listener.clone(),
+        None => PostgresListener::new(database.clone()).map_err(start)?,
+    };
+    Outbox::start(listener, bus.pubsub.clone(), OutboxConfig::default()).map_err(start)
 }
 
 /// Connects the pool. Unreachable is an error here: without its truth a service has nothing to serve.
@@ -326,8 +263,10 @@ impl Parts {
         let links = Links::open(settings, &epochs).await?;
         started.links.clone_from(&links);
         warn_if_away(links.as_ref());
-        let bus = Messages::open(links.as_ref())?;
+        let bus = Messages::open(links.as_ref(), &database)?;
         started.bus = Some(bus.clone());
+        let outbox = open_outbox(&database, &bus)?;
+        started.outbox = Some(outbox.clone());
         let cache = open_cache(mode, settings, &database, links.as_ref(), &bus)?;
         started.cache = Some(cache.clone());
         let locks = open_locks(settings, links.as_ref())?;
@@ -335,7 +274,7 @@ impl Parts {
         if links.as_ref().is_some_and(|links| links.coordination.status().master_connected) {
             become_current(&cache).await;
         }
-        Ok(Self { settings: settings.clone(), database, epochs, links, bus, cache, locks })
+        Ok(Self { settings: settings.clone(), database, epochs, links, bus, outbox, cache, locks })
     }
 
     /// Drains in reverse order, by `end` altogether.
@@ -344,15 +283,12 @@ impl Parts {
             database: Some(self.database.clone()),
             links: self.links.clone(),
             bus: Some(self.bus.clone()),
+            outbox: Some(self.outbox.clone()),
             cache: Some(self.cache.clone()),
             locks: Some(self.locks.clone()),
         };
         all.unwind(end).await;
     }
-}
-
-fn left(end: Instant) -> Duration {
-    end.saturating_duration_since(Instant::now())
 }
 
 /// Waits a moment for the cache to hear the journal, so that the first requests find L1 in service. Nothing depends
@@ -371,19 +307,4 @@ pub(crate) const UNWIND: Duration = Duration::from_millis(500);
 
 pub(crate) fn soon() -> Instant {
     Instant::now() + UNWIND
-}
-
-/// A service has to survive a restart while Redis is away; nobody is to overlook that it did.
-fn warn_if_away(links: Option<&Links>) {
-    for (name, link) in links.into_iter().flat_map(Links::all) {
-        let status = link.status();
-        if !status.master_connected {
-            tracing::error!(
-                link = name,
-                master = status.master,
-                error = status.last_error,
-                "Redis cannot be reached: starting degraded (no L2, no locks, no messages) and trying on"
-            );
-        }
-    }
 }

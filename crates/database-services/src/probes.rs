@@ -181,11 +181,9 @@ async fn locks(parts: &Parts, deadline: Deadline) -> ProbeReport {
 }
 
 async fn pubsub(parts: &Parts, deadline: Deadline) -> ProbeReport {
-    if parts.links.is_none() {
-        return ProbeReport::new(Status::Healthy, WITHOUT.to_owned()).detail("available", false);
-    }
-    match parts.bus.pubsub.health_check(deadline).await {
+    let report = match parts.bus.pubsub.health_check(deadline).await {
         Ok(took) => ProbeReport::healthy().took(took),
         Err(error) => ProbeReport::unhealthy(told(&error)),
-    }
+    };
+    report.detail("bus", parts.bus.pubsub.status().bus)
 }

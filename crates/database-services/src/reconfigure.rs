@@ -16,7 +16,8 @@ use cache_manager::ClearScope;
 use resilience::Deadline;
 use serde::Serialize;
 
-use crate::parts::{self, Links, Messages, Parts, Started};
+use crate::links::Links;
+use crate::parts::{self, Messages, Parts, Started};
 use crate::settings::{Group, Settings};
 use crate::{DatabaseServices, Error, ReconfigureError, ServiceState, configs};
 
@@ -75,10 +76,21 @@ impl Plan {
         }
     }
 
-    fn rebuilt(self) -> impl Iterator<Item = (&'static str, bool)> {
+    /// Channels are where the links lead, or in the database where there are none.
+    fn bus(self, old: &Parts) -> bool {
+        self.redis || (self.database && old.links.is_none())
+    }
+
+    fn rebuilt(self, old: &Parts) -> impl Iterator<Item = (&'static str, bool)> {
         let [database, redis, cache, locks] = [self.database, self.redis, self.cache, self.locks];
-        [("database", database), ("redis", redis), ("pubsub", redis), ("cache", cache), ("locks", locks)]
-            .into_iter()
+        [
+            ("database", database),
+            ("redis", redis),
+            ("pubsub", self.bus(old)),
+            ("cache", cache),
+            ("locks", locks),
+        ]
+        .into_iter()
     }
 }
 
@@ -130,7 +142,7 @@ impl DatabaseServices {
         new.epochs.use_pool(new.database.clone());
         crate::probes::register_breakers(&self.inner, &new);
         self.drain_replaced(plan, &old, &new, settings.shutdown_grace);
-        for (name, rebuilt) in plan.rebuilt() {
+        for (name, rebuilt) in plan.rebuilt(&old) {
             if rebuilt {
                 report.rebuilt.push(name);
             } else if !report.adjusted.contains(&name) {
@@ -174,11 +186,15 @@ impl DatabaseServices {
             for (_, link) in new.links.iter().flat_map(Links::all) {
                 link.ready(deadline).await.map_err(|e| unhealthy("redis", &e))?;
             }
-            new.bus = Messages::open(new.links.as_ref())?;
+        }
+        if plan.bus(old) {
+            new.bus = Messages::open(new.links.as_ref(), &new.database)?;
             fresh.bus = Some(new.bus.clone());
-            if new.links.is_some() {
-                new.bus.pubsub.health_check(deadline).await.map_err(|e| unhealthy("pubsub", &e))?;
-            }
+            new.bus.pubsub.health_check(deadline).await.map_err(|e| unhealthy("pubsub", &e))?;
+        }
+        if plan.database || plan.bus(old) {
+            new.outbox = parts::open_outbox(&new.database, &new.bus)?;
+            fresh.outbox = Some(new.outbox.clone());
         }
         if plan.cache {
             new.cache = parts::open_cache(mode, settings, &new.database, new.links.as_ref(), &new.bus)?;
@@ -230,7 +246,8 @@ impl DatabaseServices {
         let old = Started {
             database: plan.database.then(|| old.database.clone()),
             links: if plan.redis { old.links.clone() } else { None },
-            bus: plan.redis.then(|| old.bus.clone()),
+            bus: plan.bus(old).then(|| old.bus.clone()),
+            outbox: (plan.database || plan.bus(old)).then(|| old.outbox.clone()),
             cache: plan.cache.then(|| old.cache.clone()),
             locks: plan.locks.then(|| old.locks.clone()),
         };

@@ -11,7 +11,7 @@ use cache_manager::CacheManager;
 use distributed_lock_manager::DistributedLockManager;
 use health_manager::HealthManager;
 use postgres_pool_manager::{MigrateOptions, MigrationReport, PostgresPoolManager};
-use pubsub_manager::PubSubManager;
+use pubsub_manager::{Outbox, PubSubManager};
 use redis_link::RedisLink;
 use serde::Serialize;
 use tokio::runtime::Handle;
@@ -222,12 +222,20 @@ impl DatabaseServices {
         self.parts().locks.clone()
     }
 
-    /// Channels; without Redis every call on them answers `Unavailable`.
+    /// Channels; without Redis they live in the database, and there are no durable ones.
     ///
     /// # Panics
     /// Before [`initialize`](Self::initialize).
     pub fn pubsub(&self) -> PubSubManager {
         self.parts().bus.pubsub.clone()
+    }
+
+    /// The outbox of the database: messages of committed transactions on their way to their channels.
+    ///
+    /// # Panics
+    /// Before [`initialize`](Self::initialize).
+    pub fn outbox(&self) -> Outbox {
+        self.parts().outbox.clone()
     }
 
     /// The link to the cache's Redis; `None`: none is configured.

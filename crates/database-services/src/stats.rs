@@ -46,7 +46,7 @@ impl DatabaseServices {
     /// or before the start.
     pub fn redis_status(&self) -> BTreeMap<&'static str, LinkStatus> {
         let Ok(parts) = self.try_parts() else { return BTreeMap::new() };
-        let links = parts.links.iter().flat_map(crate::parts::Links::all);
+        let links = parts.links.iter().flat_map(crate::links::Links::all);
         links.map(|(name, link)| (name, link.status())).collect()
     }
 
@@ -78,6 +78,8 @@ impl DatabaseServices {
             "redis": if redis.is_empty() { Value::Null } else { Value::Object(redis) },
             "locks": value(&parts.locks.stats()),
             "pubsub": value(&parts.bus.pubsub.stats()),
+            "durable": value(&parts.bus.pubsub.durable_stats()),
+            "outbox": value(&parts.outbox.status()),
             "journal": parts.bus.journal.as_ref().map(|journal| value(&journal.stats())),
             "breakers": value(&health.breakers()),
             "health": value(&health.check_health()),

@@ -7,8 +7,12 @@ use clap_complete::Shell;
 use ops_http::Listen;
 
 mod operate;
+mod pubsub;
 pub(crate) use operate::{
     At, Confirm, DbCommand, FailoverCommand, For, OnOff, PoolCommand, ReplicasCommand, Switch, Work,
+};
+pub(crate) use pubsub::{
+    DeadLettersCommand, GroupCommand, GroupName, LaneChoice, Letters, OutboxCommand, Posts, PubsubCommand,
 };
 
 const EXIT_CODES: &str = "\
@@ -276,17 +280,4 @@ A warning is a master or a replica that is missing, or a certificate that ends w
 pub(crate) enum LocksCommand {
     /// Acquires by outcome, contention, hold times
     Stats,
-}
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum PubsubCommand {
-    /// Channels, messages, gaps
-    Stats,
-    /// Publish a message
-    #[command(after_help = "Example: dbsvc pubsub publish orders.created '{\"id\": 7}' --up up.json")]
-    Publish {
-        channel: String,
-        /// JSON; what is no JSON is taken as a string
-        message: String,
-    },
 }

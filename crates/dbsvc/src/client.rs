@@ -7,15 +7,16 @@ use std::time::Duration;
 
 use anyhow::Context;
 use http_body_util::{BodyExt, Full, Limited};
-use hyper::body::Bytes;
+use hyper::body::{Bytes, Incoming};
 use hyper::client::conn::http1;
-use hyper::{Method, Request, header};
+use hyper::{Method, Request, Response, header};
 use hyper_util::rt::TokioIo;
 use ops_http::{Problem, Token};
 use serde::Deserialize;
 use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::cli::Instance;
 use crate::exit::{Exit, Failed};
@@ -100,36 +101,79 @@ impl Client {
     }
 
     async fn send(&self, method: Method, path: &str, body: Bytes) -> Result<Answer, Failed> {
-        let exchange = self.exchange(method, path, body);
-        match tokio::time::timeout(self.timeout, exchange).await {
-            Ok(answer) => answer,
-            Err(_elapsed) => Err(Failed::unreachable(format!(
-                "{} did not answer within {} s; see its log, or allow more with --timeout",
-                self.url,
-                self.timeout.as_secs()
-            ))),
-        }
+        let exchange = async {
+            let Connected { response, pump: _pump } = self.open(method, path, body).await?;
+            let status = response.status().as_u16();
+            let body = Limited::new(response.into_body(), MAX_ANSWER).collect().await;
+            let body = body.map_err(|error| self.unreachable(&format!("reading the answer: {error}")))?;
+            Ok(Answer { status, body: read(&body.to_bytes()) })
+        };
+        tokio::time::timeout(self.timeout, exchange).await.map_err(|_elapsed| self.silent())?
     }
 
-    async fn exchange(&self, method: Method, path: &str, body: Bytes) -> Result<Answer, Failed> {
-        let unreachable = |error: &dyn std::fmt::Display| {
-            Failed::unreachable(format!(
-                "cannot reach {}: {error}; is `dbsvc serve` running there? (--url, DBSVC_URL, --up)",
-                self.url
-            ))
-        };
-        match &self.target {
+    /// One request; the beginning of its answer.
+    async fn open(&self, method: Method, path: &str, body: Bytes) -> Result<Connected, Failed> {
+        let opened = match &self.target {
             Target::Tcp { authority, prefix } => {
-                let stream = TcpStream::connect(authority).await.map_err(|error| unreachable(&error))?;
-                let request = self.request(method, &format!("{prefix}{path}"), authority, body)?;
-                talk(stream, request).await.map_err(|error| unreachable(&format!("{error:#}")))
+                let stream = TcpStream::connect(authority).await.map_err(|error| self.unreachable(&error))?;
+                talk(stream, self.request(method, &format!("{prefix}{path}"), authority, body)?).await
             }
             Target::Unix(socket) => {
-                let stream = UnixStream::connect(socket).await.map_err(|error| unreachable(&error))?;
-                let request = self.request(method, path, "localhost", body)?;
-                talk(stream, request).await.map_err(|error| unreachable(&format!("{error:#}")))
+                let stream = UnixStream::connect(socket).await.map_err(|error| self.unreachable(&error))?;
+                talk(stream, self.request(method, path, "localhost", body)?).await
+            }
+        };
+        opened.map_err(|error| self.unreachable(&format!("{error:#}")))
+    }
+
+    fn unreachable(&self, error: &dyn std::fmt::Display) -> Failed {
+        Failed::unreachable(format!(
+            "cannot reach {}: {error}; is `dbsvc serve` running there? (--url, DBSVC_URL, --up)",
+            self.url
+        ))
+    }
+
+    /// `GET path` that answers a line at a time, for as long as `line` says that it wants more. Only the beginning has a
+    /// time limit.
+    pub(crate) async fn lines(
+        &self,
+        path: &str,
+        mut line: impl FnMut(&str) -> Result<bool, Failed>,
+    ) -> Result<(), Failed> {
+        let opened = tokio::time::timeout(self.timeout, self.open(Method::GET, path, Bytes::new())).await;
+        let Connected { response, pump: _pump } = opened.map_err(|_elapsed| self.silent())??;
+        let status = response.status().as_u16();
+        let mut body = response.into_body();
+        let mut rest = Vec::new();
+        while let Some(frame) = body.frame().await {
+            let frame =
+                frame.map_err(|error| Failed::unreachable(format!("{} went away: {error}", self.url)))?;
+            rest.extend_from_slice(frame.data_ref().map_or(&[][..], |data| data));
+            if rest.len() > MAX_ANSWER {
+                return Err(Failed::failure(format!("{} sent a line of over 16 MiB", self.url)));
+            }
+            while status == 200
+                && let Some(end) = rest.iter().position(|byte| *byte == b'\n')
+            {
+                let text = String::from_utf8_lossy(&rest[..end]).into_owned();
+                rest.drain(..=end);
+                if !line(&text)? {
+                    return Ok(());
+                }
             }
         }
+        if status == 200 {
+            return Err(Failed::unreachable(format!("{} has ended", self.url)));
+        }
+        Answer { status, body: read(&rest) }.ok().map(drop)
+    }
+
+    fn silent(&self) -> Failed {
+        Failed::unreachable(format!(
+            "{} did not answer within {} s; see its log, or allow more with --timeout",
+            self.url,
+            self.timeout.as_secs()
+        ))
     }
 
     fn request(
@@ -158,23 +202,25 @@ impl Client {
     }
 }
 
-async fn talk<S>(stream: S, request: Request<Full<Bytes>>) -> anyhow::Result<Answer>
+/// An answer that has begun, and what moves its bytes.
+struct Connected {
+    response: Response<Incoming>,
+    pump: AbortOnDropHandle<hyper::Result<()>>,
+}
+
+async fn talk<S>(stream: S, request: Request<Full<Bytes>>) -> anyhow::Result<Connected>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
-    let pump = tokio::spawn(connection);
-    let response = sender.send_request(request).await?;
-    let status = response.status().as_u16();
-    let body = Limited::new(response.into_body(), MAX_ANSWER)
-        .collect()
-        .await
-        .map_err(|error| anyhow::anyhow!("reading the answer: {error}"))?
-        .to_bytes();
-    pump.abort();
-    let body = serde_json::from_slice(&body)
-        .unwrap_or_else(|_not_json| Value::String(String::from_utf8_lossy(&body).into_owned()));
-    Ok(Answer { status, body })
+    let pump = AbortOnDropHandle::new(tokio::spawn(connection));
+    Ok(Connected { response: sender.send_request(request).await?, pump })
+}
+
+/// JSON, or text where it is none.
+fn read(body: &[u8]) -> Value {
+    serde_json::from_slice(body)
+        .unwrap_or_else(|_not_json| Value::String(String::from_utf8_lossy(body).into_owned()))
 }
 
 impl Answer {

@@ -8,7 +8,9 @@ use database_services::DatabaseServices;
 use database_services::cache_manager::{Cache, CacheError, Loaded, RegionOptions, TxInvalidate as _};
 use database_services::distributed_lock_manager::{LockGuard, LockOptions};
 use database_services::postgres_pool_manager::{TransactionOptions, Tx};
-use database_services::pubsub_manager::{Channel, SubscribeOptions, Subscription, TxPublish as _};
+use database_services::pubsub_manager::{
+    Channel, OutboxOptions, SubscribeOptions, Subscription, TxPublish as _,
+};
 use database_services::sqlx::{self, Row as _, postgres::PgRow};
 use serde::{Deserialize, Serialize};
 
@@ -64,7 +66,7 @@ impl Orders {
         let mut tx = self.services.database().begin(TransactionOptions::default()).await?;
         let placed = sqlx::query_as("INSERT INTO orders (customer, cents) VALUES ($1, $2) RETURNING *");
         let order = placed.bind(customer).bind(cents).fetch_one(&mut tx).await?;
-        self.changed(&mut tx, &order)?;
+        self.changed(&mut tx, &order).await?;
         tx.commit().await?;
         Ok(order)
     }
@@ -76,7 +78,7 @@ impl Orders {
         let Some(order) = sqlx::query_as(paid).bind(id).fetch_optional(&mut tx).await? else {
             return Ok(None);
         };
-        self.changed(&mut tx, &order)?;
+        self.changed(&mut tx, &order).await?;
         tx.commit().await?;
         Ok(Some(order))
     }
@@ -99,10 +101,14 @@ impl Orders {
         Ok(lock.transaction(&database, options, |tx| Box::pin(archive_paid(tx, cache))).await?)
     }
 
-    /// What every change of an order entails once it has committed, and only then.
-    fn changed(&self, tx: &mut Tx, order: &Order) -> Result<(), Error> {
-        tx.invalidate(&self.cache()?, &order.id.to_string())?;
-        Ok(tx.publish(&self.channel()?, order)?)
+    /// What every change of an order entails once it has committed, and only then. The message waits in the database until it
+    /// is told, also if this process dies or Redis is away; those of one order are told in their order.
+    async fn changed(&self, tx: &mut Tx, order: &Order) -> Result<(), Error> {
+        let id = order.id.to_string();
+        tx.invalidate(&self.cache()?, &id)?;
+        let of_one_order = OutboxOptions { key: Some(id), ..OutboxOptions::default() };
+        tx.publish_with(&self.channel()?, order, of_one_order).await?;
+        Ok(())
     }
 
     fn cache(&self) -> Result<Cache<Order>, CacheError> {

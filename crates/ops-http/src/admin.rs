@@ -47,14 +47,16 @@ pub(crate) struct Action {
 }
 
 /// Every action there is, by component.
-const ACTIONS: [&[Action]; 10] = [
+const ACTIONS: [&[Action]; 12] = [
     cache::ACTIONS,
     config::ACTIONS,
     health::ACTIONS,
     locks::ACTIONS,
     pool::ACTIONS,
     insight::ACTIONS,
-    pubsub::ACTIONS,
+    pubsub::ALL[0],
+    pubsub::ALL[1],
+    pubsub::ALL[2],
     redis::ACTIONS,
     replicas::ACTIONS,
     service::ACTIONS,

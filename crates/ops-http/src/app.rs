@@ -6,6 +6,7 @@ use std::time::Duration;
 use axum::extract::Request;
 use database_services::DatabaseServices;
 use tokio::runtime::Handle;
+use tokio::sync::Semaphore;
 
 use crate::access::Access;
 use crate::admin::peer_of;
@@ -14,6 +15,7 @@ use crate::control::Control;
 use crate::options::{Limits, Reload, RouterOptions};
 use crate::problem::Problem;
 use crate::process::CpuMeter;
+use crate::tail::TAILS;
 
 #[derive(Debug)]
 pub(crate) struct App {
@@ -24,6 +26,7 @@ pub(crate) struct App {
     control: Arc<Control>,
     reload: Option<Reload>,
     cpu: CpuMeter,
+    tails: Arc<Semaphore>,
 }
 
 impl App {
@@ -36,6 +39,7 @@ impl App {
             control: options.control,
             reload: options.reload,
             cpu: CpuMeter::new(),
+            tails: Arc::new(Semaphore::new(TAILS)),
         }
     }
 
@@ -50,6 +54,11 @@ impl App {
         } else {
             Err(Problem::unavailable("starting", "the services are not up yet: ask again in a moment"))
         }
+    }
+
+    /// One permit for each client that listens to messages.
+    pub(crate) fn tails(&self) -> &Arc<Semaphore> {
+        &self.tails
     }
 
     pub(crate) fn limits(&self) -> Limits {

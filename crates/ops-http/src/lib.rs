@@ -44,6 +44,7 @@ mod admin;
 mod audit;
 mod health;
 mod metrics;
+mod tail;
 
 mod host;
 mod process;

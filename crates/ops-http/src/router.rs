@@ -17,6 +17,7 @@ use crate::host::NotTraffic;
 use crate::metrics;
 use crate::options::RouterOptions;
 use crate::problem::Problem;
+use crate::tail;
 
 /// All endpoints, to mount in one's own service (`Router::merge`, or `nest` under a prefix).
 ///
@@ -36,6 +37,7 @@ pub fn router(services: DatabaseServices, options: RouterOptions) -> Router {
         .route("/metrics/json", get(metrics::json))
         .route("/metrics/database-services", get(metrics::components))
         .route("/v1", get(admin::list))
+        .route("/v1/pubsub/tail", get(tail::tail))
         .route("/v1/{component}/{action}", post(admin::call))
         .method_not_allowed_fallback(method_not_allowed)
         .layer(from_fn_with_state(Arc::clone(&app), common))

@@ -8,5 +8,6 @@ mod db;
 mod failover;
 mod migrate;
 mod operate;
+mod pubsub;
 mod serve;
 mod support;

@@ -13,7 +13,7 @@ use crate::{servers, workspace};
 /// What `cargo xtask bench` takes.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Only this suite: cache or pool.
+    /// Only this suite: cache, pool or pubsub.
     #[arg(long, value_name = "NAME")]
     suite: Option<String>,
     /// Writes rows and ratios as JSON to this file.

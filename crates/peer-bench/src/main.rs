@@ -14,6 +14,7 @@ mod keys;
 mod measure;
 mod pin;
 mod pool;
+mod pubsub;
 mod ratio;
 mod report;
 mod servers;
@@ -44,7 +45,7 @@ const QUICK_ROUND: Duration = Duration::from_millis(60);
 )]
 struct Cli {
     /// Only this suite.
-    #[arg(long, value_parser = ["cache", "pool"])]
+    #[arg(long, value_parser = ["cache", "pool", "pubsub"])]
     suite: Option<String>,
     /// Writes rows and ratios as JSON to this file, whole or not at all.
     #[arg(long, value_name = "FILE")]
@@ -128,6 +129,9 @@ fn run(cli: &Cli) -> Result<usize> {
     if Bench::wants(cli, "pool") {
         pin::pinned(async || pool::point_read::run_one(&mut bench).await)?;
     }
+    if Bench::wants(cli, "pubsub") {
+        pin::pinned(async || pubsub::latency::run_one(&mut bench).await)?;
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(together(&mut bench, cli))?;
     runtime.shutdown_timeout(Duration::from_secs(1));
@@ -157,6 +161,9 @@ async fn together(bench: &mut Bench, cli: &Cli) -> Result<()> {
         cache::l1::run(bench, &stack).await?;
         cache::hit_rate::run(bench, &stack).await?;
         cache::l2::run_many(bench, &stack).await?;
+    }
+    if Bench::wants(cli, "pubsub") {
+        pubsub::throughput::run(bench, &stack).await?;
     }
     if Bench::wants(cli, "pool") {
         let database = pool::peers::database(&stack).await?;

@@ -79,7 +79,7 @@ async fn open(app: &App, tail: Tail) -> Result<(Source, OwnedSemaphorePermit), P
     let manager = app.running()?.pubsub();
     // The subscription's tasks belong to the services' runtime.
     let subscribed = app.runtime().spawn(async move { subscribe(&manager, &tail).await }).await;
-    let source = subscribed.map_err(|_gone| Problem::invalid("the instance is ending"))?;
+    let source = subscribed.map_err(|_gone| Problem::unavailable("ending", "the instance is ending"))?;
     let source = source.map_err(|error| {
         let status =
             if error.is_retryable() { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::BAD_REQUEST };

@@ -7,6 +7,8 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 
 /// Dropped, also in the middle, it has the rest sent by a task.
 pub(crate) struct Baton {
+    /// Whether the turn is still ours: where nothing was left to send it is over, and somebody else may have the next.
+    pub(crate) held: bool,
     pub(crate) outlet: Arc<Outlet>,
     pub(crate) bus: Arc<dyn Bus>,
     pub(crate) manager: Arc<Inner>,
@@ -15,14 +17,14 @@ pub(crate) struct Baton {
 }
 
 impl Baton {
-    pub(crate) async fn run(self) {
-        self.outlet.step(&self.bus).await;
+    pub(crate) async fn run(mut self) {
+        self.held = self.outlet.step(&self.bus).await;
     }
 }
 
 impl Drop for Baton {
     fn drop(&mut self) {
-        if self.outlet.has_more() {
+        if self.held && self.outlet.has_more() {
             self.manager.spawn(Arc::clone(&self.outlet).drain(Arc::clone(&self.bus)));
         }
     }

@@ -286,7 +286,9 @@ impl Inner {
             if self.queue.lock().is_none() {
                 return Err(Error::Shutdown { operation: OPERATION });
             }
-            return self.backend.append(&frames, deadline.capped(self.config.append_timeout)).await;
+            let deadline = deadline.capped(self.config.append_timeout);
+            let appended = deadline.run(self.backend.append(&frames, deadline)).await;
+            return appended.unwrap_or(Err(Error::Unknown { operation: OPERATION }));
         }
         let (reply, answer) = oneshot::channel();
         let ticket = Arc::new(Ticket::default());

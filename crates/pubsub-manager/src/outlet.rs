@@ -183,7 +183,7 @@ impl Outlet {
         true
     }
 
-    /// Whether something waits; if not, whoever queues the next message has to have it sent.
+    /// To be asked by whose turn it is alone. Whether something waits; if not, whoever queues the next message has to have it sent.
     pub(crate) fn has_more(&self) -> bool {
         let mut state = self.state.lock();
         state.sending = !state.pending.is_empty() || state.tell.is_some();

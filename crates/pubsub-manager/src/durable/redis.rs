@@ -53,18 +53,6 @@ impl RedisDurable {
         ChannelKeys::new(self.0.link.keys(), channel)
     }
 
-    /// Runs a script under whichever generation there is. An `EPOCH` means that nothing was done.
-    async fn eval(
-        &self,
-        operation: &'static str,
-        script: &Script,
-        keys: &[Key],
-        args: impl Fn(u32) -> Vec<Bytes> + Send + Sync,
-        deadline: Deadline,
-    ) -> Result<Value, Error> {
-        self.0.eval(operation, script, keys, args, deadline).await
-    }
-
     /// Has the channel's name in the list of all channels, once for each generation of connections.
     async fn register(&self, channel: &Subject, deadline: Deadline) -> Result<(), Error> {
         const REGISTER: &str = "register a durable channel";
@@ -94,6 +82,7 @@ impl RedisDurable {
 }
 
 impl Store {
+    /// Runs a script under whichever generation there is. An `EPOCH` means that nothing was done.
     async fn eval(
         &self,
         operation: &'static str,
@@ -152,7 +141,7 @@ impl DurableStore for RedisDurable {
         let mut args = vec![text(&limits.max_len), text(&limits.keep_len), millis(limits.keep_for)];
         args.extend(records.iter().map(DurableRecord::to_bytes));
         let keys = [keys.stream, keys.channel, keys.wake];
-        let reply = self.eval(APPEND, &self.0.scripts.append, &keys, |_| args.clone(), deadline).await?;
+        let reply = self.0.eval(APPEND, &self.0.scripts.append, &keys, |_| args.clone(), deadline).await?;
         match reply {
             Value::Int(_) => Ok(()),
             full => {
@@ -189,7 +178,7 @@ impl DurableStore for RedisDurable {
             ]
         };
         let names = [&keys.stream, &keys.channel, &keys.group, &keys.timers, &keys.heard].map(Clone::clone);
-        let reply = self.eval(OPEN, &self.0.scripts.open, &names, args, deadline).await?;
+        let reply = self.0.eval(OPEN, &self.0.scripts.open, &names, args, deadline).await?;
         let incarnation = reply.as_int().map_err(|error| Error::backend(OPEN, error))?;
         match u64::try_from(incarnation) {
             Ok(0) | Err(_) => Err(Error::Limit { what: "groups of a durable channel", limit: MAX_GROUPS }),
@@ -219,13 +208,13 @@ impl DurableStore for RedisDurable {
             args.extend([text(&one.id), text(&one.deliveries), Bytes::from_static(what.as_bytes()), a, b]);
         }
         let names = [&keys.stream, &keys.group, &keys.timers, &keys.dead].map(Clone::clone);
-        let reply = self.eval(SETTLE, &self.0.scripts.settle, &names, |_| args.clone(), deadline).await?;
+        let reply = self.0.eval(SETTLE, &self.0.scripts.settle, &names, |_| args.clone(), deadline).await?;
         reply::settled(&reply).map_err(|error| Error::backend(SETTLE, error))
     }
 
     async fn told(&self, consumer: &ConsumerKey, number: u64, deadline: Deadline) -> Result<(), Error> {
         let keys = self.keys(&consumer.channel)?.of_group(&consumer.group)?;
-        let told = self.eval(
+        let told = self.0.eval(
             "record a told loss",
             &self.0.scripts.told,
             std::slice::from_ref(&keys.group),
@@ -244,7 +233,7 @@ impl DurableStore for RedisDurable {
         let keys = self.keys(&consumer.channel)?.of_group(&consumer.group)?;
         let names = [keys.stream, keys.channel, keys.timers, keys.heard];
         let args = |_| vec![text(&consumer.group), millis(forget_after)];
-        self.eval("tend a group", &self.0.scripts.tend, &names, args, deadline).await.map(drop)
+        self.0.eval("tend a group", &self.0.scripts.tend, &names, args, deadline).await.map(drop)
     }
 
     async fn channels(&self, deadline: Deadline) -> Result<Vec<String>, Error> {
@@ -271,7 +260,8 @@ impl DurableStore for RedisDurable {
             let Ok(name) = GroupName::new(&name) else { continue };
             let keys = self.keys(channel)?.of_group(&name)?;
             let keys = [keys.stream, keys.channel, keys.group, keys.dead, keys.heard];
-            let info = self.eval(LIST, &self.0.scripts.info, &keys, |_| vec![text(&name)], deadline).await?;
+            let info =
+                self.0.eval(LIST, &self.0.scripts.info, &keys, |_| vec![text(&name)], deadline).await?;
             let group = reply::group(channel, &name, &info).map_err(|error| Error::backend(LIST, error))?;
             groups.extend(group);
         }
@@ -295,7 +285,7 @@ impl DurableStore for RedisDurable {
         };
         let args = |_| vec![text(&group), text(&what), argument.clone()];
         let names = [keys.stream, keys.group, keys.timers, keys.dead, keys.heard];
-        let reply = self.eval(CHANGE, &self.0.scripts.change, &names, args, deadline).await?;
+        let reply = self.0.eval(CHANGE, &self.0.scripts.change, &names, args, deadline).await?;
         if reply.as_int() == Ok(0) { Err(group.unknown(channel)) } else { Ok(()) }
     }
 
@@ -338,7 +328,7 @@ impl DurableStore for RedisDurable {
         let what = if resolution == Resolution::Retry { "retry" } else { "drop" };
         let args = |_| vec![text(&group), text(&letter), text(&what)];
         let names = [keys.stream, keys.channel, keys.wake, keys.dead];
-        let reply = self.eval(RESOLVE, &self.0.scripts.resolve, &names, args, deadline).await?;
+        let reply = self.0.eval(RESOLVE, &self.0.scripts.resolve, &names, args, deadline).await?;
         match reply.as_int().map_err(|error| Error::backend(RESOLVE, error))? {
             0 => Err(group.unknown(channel)),
             1 => Err(Error::UnknownDeadLetter {

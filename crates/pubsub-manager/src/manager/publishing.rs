@@ -27,7 +27,7 @@ impl Inner {
                 Ok(true) => {
                     let (manager, under_way) = (Arc::clone(self), self.tasks.token());
                     let bus = Arc::clone(bus);
-                    return Ok(Some(Baton { outlet, bus, manager, _under_way: under_way }));
+                    return Ok(Some(Baton { held: true, outlet, bus, manager, _under_way: under_way }));
                 }
                 Ok(false) => return Ok(None),
                 Err(Refused::Full) => {
